@@ -1,0 +1,89 @@
+"""The batch order as a value: the paper's I, which one can print, store and remove an example from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from unrolling._checks import InputError, check_integer
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    r"""The data of every SGD step, :math:`\hat x_1, \hat x_2, \dots, \hat x_t` (section 8.1).
+
+    Attributes:
+        steps: For each step the indices of its examples in the data set.
+    """
+
+    steps: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return iter(self.steps)
+
+    def __getitem__(self, step: int) -> tuple[int, ...]:
+        check_integer("step", step, maximum=len(self.steps) - 1)
+        return self.steps[step]
+
+    def steps_of_batch(self, batch: Sequence[int]) -> tuple[int, ...]:
+        """Return the steps that train on exactly this batch; m of them when it is seen in m epochs."""
+        found = tuple(i for i, step in enumerate(self.steps) if step == tuple(batch))
+        if not found:
+            raise InputError(
+                f"the batch {tuple(batch)[:4]}... is at no step of this order of {len(self)} steps."
+            )
+        return found
+
+    def without_batch(self, batch: Sequence[int]) -> "BatchOrder":
+        r"""Return the order of the retrained model M': every step on ``batch`` is left out (section 8.3)."""
+        left_out = set(self.steps_of_batch(batch))
+        return BatchOrder(tuple(step for i, step in enumerate(self.steps) if i not in left_out))
+
+    def without_example(self, example: int) -> "BatchOrder":
+        r"""Return I': ``example`` is removed in place, as section 4.1 does; emptied steps disappear."""
+        if not any(example in step for step in self.steps):
+            raise InputError(f"example {example} is at no step of this order; nothing to remove.")
+        steps = (tuple(i for i in step if i != example) for step in self.steps)
+        return BatchOrder(tuple(step for step in steps if step))
+
+
+def make_batch_order(
+    num_examples: int,
+    batch_size: int,
+    num_epochs: int,
+    generator: torch.Generator,
+    *,
+    reshuffle: bool = False,
+) -> BatchOrder:
+    """Draw the batches of ``num_epochs`` epochs.
+
+    Args:
+        num_examples: Size n of the data set.
+        batch_size: Examples per step, b; the last batch of an epoch may be smaller.
+        num_epochs: Epochs, m; zero gives an empty order.
+        generator: Source of the permutation.
+        reshuffle: Draw new batches for every epoch. The default keeps the first epoch's batches and their
+            order, so that one batch can be removed from all epochs (section 8.3).
+
+    Raises:
+        InputError: If the batch is larger than the data.
+    """
+    check_integer("num_examples", num_examples, minimum=1)
+    check_integer("batch_size", batch_size, minimum=1)
+    check_integer("num_epochs", num_epochs)
+    if batch_size > num_examples:
+        raise InputError(
+            f"batch_size must be at most the number of examples ({num_examples}), got {batch_size}. "
+            "Choose a smaller batch or more data."
+        )
+
+    def epoch() -> tuple[tuple[int, ...], ...]:
+        order = torch.randperm(num_examples, generator=generator)
+        return tuple(tuple(batch.tolist()) for batch in order.split(batch_size))
+
+    if not reshuffle:
+        return BatchOrder((epoch() if num_epochs else ()) * num_epochs)
+    return BatchOrder(sum((epoch() for _ in range(num_epochs)), ()))
