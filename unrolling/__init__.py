@@ -1,0 +1,78 @@
+"""Executable companion of *Unrolling SGD: Understanding Factors Influencing Machine Unlearning*.
+
+The names below are the public API, grouped by the paper's sections.
+"""
+
+# Data, models and plain SGD (sections 2, 7 and 9)
+from unrolling.batches import BatchOrder, make_batch_order
+
+# Curvature and the unlearning error (sections 5.2 and 5.3)
+from unrolling.curvature import SpectralNorm, hvp, top_singular_value
+from unrolling.data import Dataset, load_dataset
+
+# Training losses (Eq. 1, section 6)
+from unrolling.losses import (
+    Objective,
+    collapse_gamma,
+    cross_entropy,
+    gamma_from_released,
+    half_squared_l2_norm,
+    l2_norm,
+    logit_hessian_penalty,
+    logit_std,
+    sd_loss,
+    sd_loss_released,
+)
+
+# Unlearning (sections 5.1 and 8.3)
+from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
+from unrolling.models import build_model
+from unrolling.parameters import batch_loss, snapshot
+from unrolling.seeding import make_generator, seeded
+from unrolling.trackers import UnlearningEstimate, UnlearningTracker, accuracy
+from unrolling.training import copy_for_retraining, sgd_step, train
+from unrolling.unlearning_error import (
+    targeted_unlearning_error,
+    unlearning_error,
+    unlearning_error_corrected,
+    verification_error,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchOrder",
+    "Dataset",
+    "Objective",
+    "SpectralNorm",
+    "UnlearningEstimate",
+    "UnlearningTracker",
+    "accuracy",
+    "batch_loss",
+    "build_model",
+    "collapse_gamma",
+    "copy_for_retraining",
+    "cross_entropy",
+    "final_gradient_unlearn",
+    "gamma_from_released",
+    "half_squared_l2_norm",
+    "hvp",
+    "l2_norm",
+    "load_dataset",
+    "logit_hessian_penalty",
+    "logit_std",
+    "make_batch_order",
+    "make_generator",
+    "sd_loss",
+    "sd_loss_released",
+    "seeded",
+    "sgd_step",
+    "single_gradient_unlearn",
+    "snapshot",
+    "targeted_unlearning_error",
+    "top_singular_value",
+    "train",
+    "unlearning_error",
+    "unlearning_error_corrected",
+    "verification_error",
+]

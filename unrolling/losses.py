@@ -72,9 +72,9 @@ def sd_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         gamma: Strength >= 0, in the units of Eq. 10.
 
     Example:
-        >>> logits = torch.tensor([[1.0, -1.0]])
-        >>> round(float(sd_loss(logits, torch.tensor([0]), 1.0) - cross_entropy(logits, torch.tensor([0]))), 6)
-        1.0
+        >>> logits, labels = torch.tensor([[1.0, -1.0]]), torch.tensor([0])
+        >>> sd_loss(logits, labels, 1.0) - cross_entropy(logits, labels)
+        tensor(1.0000)
     """
     check_real("gamma", gamma, minimum=0)
     value = cross_entropy(logits, labels)
@@ -181,11 +181,9 @@ class Objective:
             )
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean loss of ``model`` over the batch (inputs, labels)."""
         inputs, labels = batch
-        return self.from_logits(model, model(inputs), labels)
-
-    def from_logits(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss for logits already computed; ``model`` serves the penalties on the weights."""
+        logits = model(inputs)
         if self.name in _WEIGHT_PENALTIES:
             value = cross_entropy(logits, labels)
             return value + self.strength * _WEIGHT_PENALTIES[self.name](model) if self.strength else value

@@ -1,0 +1,190 @@
+r"""Hessian-vector products and the largest singular value of the Hessian.
+
+For a symmetric H the induced 2-norm, the largest singular value, is :math:`\max_i |\lambda_i|`. Section 5.2
+calls it "the square root of the largest eigenvalue", and the released code takes that root; the root is a
+different quantity and, where the dominant eigenvalue is negative, not a number.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unrolling._checks import InputError, check_integer, check_real
+from unrolling.parameters import Params, check_params, check_same_parameters, from_vector, to_vector
+
+Loss = Callable[[Params], Tensor]
+
+
+def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
+    r"""Return :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v` on vectors, by double backward.
+
+    The graph of the gradient is built once and kept for every later product, so k products cost one gradient
+    and k backward passes. ``params`` and their gradients are only read.
+
+    Args:
+        loss: ``loss(params) -> scalar``, closed over its batch.
+        params: Where the Hessian is taken.
+
+    Returns:
+        A function from a vector of as many entries as there are parameters to the product, detached.
+    """
+    check_params(params)
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    inputs = list(leaves.values())
+    with torch.enable_grad():
+        value = loss(leaves)
+        if value.ndim != 0:
+            raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")
+        grads = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+    flat = torch.cat([g.reshape(-1) for g in grads])
+
+    def product(vector: Tensor) -> Tensor:
+        if not flat.requires_grad:  # the loss is linear in every parameter
+            return torch.zeros_like(vector)
+        parts = torch.autograd.grad(flat, inputs, vector, retain_graph=True, materialize_grads=True)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    return product
+
+
+def hvp(loss: Loss, params: Params, vector: Params) -> Params:
+    r"""Return the exact Hessian-vector product :math:`\nabla^2 \mathcal{L}(w)\, v` (Pearlmutter, 1994).
+
+    Args:
+        loss: ``loss(params) -> scalar``, closed over its batch.
+        params: The weights w.
+        vector: The direction v, named and shaped as ``params``.
+
+    Returns:
+        The product, named and shaped as ``params``.
+
+    Example:
+        >>> w = {"w": torch.tensor([1.0, 2.0])}
+        >>> hvp(lambda p: (p["w"] ** 3).sum(), w, {"w": torch.ones(2)})["w"]  # H = diag(6 w)
+        tensor([ 6., 12.])
+    """
+    check_same_parameters(params, vector, ("params", "vector"))
+    ordered = {name: vector[name] for name in params}
+    return from_vector(hessian_operator(loss, params)(to_vector(ordered).detach()), params)
+
+
+@dataclass(frozen=True)
+class SpectralNorm:
+    r"""The largest singular value of a Hessian and how it was found.
+
+    Attributes:
+        value: :math:`\sigma_1 = |\lambda|_{\max}`.
+        eigenvalue: The eigenvalue of that size, with its sign.
+        vector: Its unit eigenvector, named and shaped as the parameters; a good ``start`` for the next one.
+        hvps: Hessian-vector products used.
+        residual: :math:`\|H q - \lambda q\|_2` of the returned pair.
+        converged: Whether the residuals at both ends of the spectrum met the tolerance.
+    """
+
+    value: float
+    eigenvalue: float
+    vector: Params
+    hvps: int
+    residual: float
+    converged: bool
+
+
+def top_singular_value(
+    loss: Loss,
+    params: Params,
+    *,
+    rtol: float = 1e-2,
+    max_hvps: int = 64,
+    start: Params | None = None,
+    generator: torch.Generator | None = None,
+) -> SpectralNorm:
+    r"""Return :math:`\sigma_1 = \|\nabla^2 \mathcal{L}(w)\|_2 = |\lambda|_{\max}` by Lanczos.
+
+    The Lanczos basis is reorthogonalised in full. Both ends of the spectrum are followed, so a dominant
+    negative eigenvalue, or two of nearly equal size and opposite sign, do not mislead it (power iteration
+    stalls there). It stops when :math:`\|H q - \theta q\| \le rtol \cdot \sigma_1` for the larger end, and
+    the other end either meets the same tolerance or cannot overtake it within its own residual.
+
+    Args:
+        loss: ``loss(params) -> scalar``, closed over its batch.
+        params: The weights at which the Hessian is taken.
+        rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
+        max_hvps: Products allowed; each costs about two gradients. The basis needs as many copies of w.
+        start: First direction; random by default.
+        generator: Source of the random start; needed unless ``start`` is given.
+
+    Returns:
+        A :class:`SpectralNorm`. If ``max_hvps`` ran out, ``converged`` is False and ``value`` a lower bound.
+
+    Raises:
+        InputError: If neither ``start`` nor ``generator`` is given, or the loss or its Hessian is not finite.
+    """
+    check_real("rtol", rtol, above=0)
+    check_integer("max_hvps", max_hvps, minimum=1)
+    product = hessian_operator(loss, params)
+    flat = to_vector(params).detach()
+    size = flat.numel()
+    if start is not None:
+        check_same_parameters(params, start, ("params", "start"))
+        direction = to_vector({name: start[name] for name in params}).detach()
+    elif generator is not None:
+        direction = torch.randn(size, generator=generator, dtype=flat.dtype, device=generator.device).to(
+            flat.device
+        )
+    else:
+        raise InputError(
+            "pass `generator` (or `start`): the first direction is random and must be reproducible."
+        )
+    length = direction.norm()
+    if not length > 0:
+        raise InputError("`start` must not be zero.")
+
+    basis = [direction / length]
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    while True:
+        image = product(basis[-1])
+        diagonal.append(float(image @ basis[-1]))
+        known = torch.stack(basis)
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            image = image - known.T @ (known @ image)
+        beta = float(image.norm())
+        if not torch.isfinite(torch.tensor([diagonal[-1], beta])).all():
+            raise InputError(
+                "the Hessian-vector product is not finite: training has probably diverged; "
+                "try a smaller learning rate."
+            )
+        ritz, vectors = _tridiagonal_eigh(diagonal, off_diagonal)
+        residuals = beta * vectors[-1].abs()
+        top = int(ritz.abs().argmax())
+        value = float(ritz[top].abs())
+        other = 0 if top == len(ritz) - 1 else len(ritz) - 1
+        exhausted = len(basis) == size or beta <= torch.finfo(flat.dtype).eps * max(value, 1e-300) * size
+        settled = float(residuals[top]) <= rtol * value and (
+            float(residuals[other]) <= rtol * value or float(ritz[other].abs() + residuals[other]) <= value
+        )
+        if exhausted or settled or len(basis) == max_hvps:
+            break
+        off_diagonal.append(beta)
+        basis.append(image / beta)
+
+    vector = known.T @ vectors[:, top].to(known)
+    return SpectralNorm(
+        value=value,
+        eigenvalue=float(ritz[top]),
+        vector=from_vector(vector / vector.norm(), params),
+        hvps=len(basis),
+        residual=0.0 if exhausted else float(residuals[top]),
+        converged=exhausted or settled,
+    )
+
+
+def _tridiagonal_eigh(diagonal: list[float], off_diagonal: list[float]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (ascending) and eigenvectors of a small symmetric tridiagonal matrix, in float64."""
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if off_diagonal:
+        off = torch.tensor(off_diagonal, dtype=torch.float64)
+        matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
+    return torch.linalg.eigh(matrix)

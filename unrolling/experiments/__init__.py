@@ -1,0 +1,31 @@
+"""Runs, profiles and exhibits: what the paper's figures and tables are made from here."""
+
+from unrolling.experiments.collect import (
+    default_store,
+    final_frame,
+    obtain,
+    published,
+    published_store,
+    trace_frame,
+)
+from unrolling.experiments.config import RunConfig, config_from, setting_docs
+from unrolling.experiments.exhibits import EXHIBITS, Exhibit, find_exhibit
+from unrolling.experiments.profiles import PROFILES, load_profile, notebook_parameters
+
+__all__ = [
+    "EXHIBITS",
+    "PROFILES",
+    "Exhibit",
+    "RunConfig",
+    "config_from",
+    "default_store",
+    "final_frame",
+    "find_exhibit",
+    "load_profile",
+    "notebook_parameters",
+    "obtain",
+    "published",
+    "published_store",
+    "setting_docs",
+    "trace_frame",
+]

@@ -1,0 +1,173 @@
+"""Ask for runs and get them: from the store if they are there, computed and stored if not."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from unrolling._checks import InputError, check_integer
+from unrolling.checkpoint import Checkpoint
+from unrolling.data import Dataset
+from unrolling.experiments.config import RunConfig
+from unrolling.experiments.provenance import provenance
+from unrolling.experiments.run import Progress, execute, load_data
+from unrolling.store import Record, Store, make_address
+
+#: The project's folder if the package is installed from it, else the folder one works in.
+_SOURCE = Path(__file__).resolve().parents[2]
+PROJECT = _SOURCE if (_SOURCE / "pyproject.toml").exists() else Path.cwd()
+
+
+def default_store() -> Store:
+    """Return the store that runs are written to: ``UNROLLING_STORE``, else ``runs/`` in the project."""
+    return Store(os.environ.get("UNROLLING_STORE") or PROJECT / "runs")
+
+
+def published_store(profile: str) -> Store:
+    """Return the committed results of a profile."""
+    return Store(PROJECT / "results" / profile)
+
+
+def choose_device(device: str, config: RunConfig) -> torch.device:
+    """Return the device to run on.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` takes a GPU for float32 runs where there
+            is one, and the CPU for float64 runs, whose bits are the same on every CPU thread count.
+        config: The run.
+    """
+    if device == "auto":
+        return torch.device("cuda" if config.dtype == "float32" and torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device!r} asked for, but PyTorch sees no CUDA device here. Use cpu or auto."
+        )
+    return chosen
+
+
+def compute(
+    config: RunConfig,
+    store: Store,
+    *,
+    dataset: Dataset | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Record:
+    """Compute one run and store it. An interrupted run goes on from its checkpoint.
+
+    Args:
+        config: The run.
+        store: Where the record, and the checkpoint while the run lasts, are kept.
+        dataset: The run's data if it is loaded already.
+        device: See :func:`choose_device`.
+        progress: Called with (steps done, steps in all).
+    """
+    chosen = choose_device(device, config)
+    dataset = load_data(config) if dataset is None else dataset
+    store.check_writable()
+    checkpoint = Checkpoint(
+        store.root / "unfinished" / f"{make_address(config.to_dict(), dataset.fingerprint)}.pt"
+    )
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    result = execute(config, dataset, device=chosen, checkpoint=checkpoint, progress=progress)
+    record = Record(
+        config=config.to_dict(),
+        data={"name": dataset.name, "description": dataset.description, "fingerprint": dataset.fingerprint},
+        result=result,
+        provenance=provenance(chosen, started, time.perf_counter() - clock),
+    )
+    store.put(record)
+    checkpoint.remove()
+    return record
+
+
+def obtain(
+    configs: Sequence[RunConfig],
+    *,
+    store: Store | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    report: Callable[[int, int, Record], None] | None = None,
+) -> list[Record]:
+    """Return the records of these runs, in their order; those not stored yet are computed.
+
+    Args:
+        configs: The runs.
+        store: Where to look and to write; :func:`default_store` if not given.
+        device: See :func:`choose_device`.
+        jobs: Processes that compute at once.
+        report: Called with (runs done, runs to compute, the newest record) as they come.
+    """
+    check_integer("jobs", jobs, minimum=1)
+    store = store or default_store()
+    datasets: dict[tuple[str, int, int], Dataset] = {}
+    addresses = []
+    for config in configs:
+        key = (config.dataset, config.train_size, config.test_size)
+        if key not in datasets:
+            datasets[key] = load_data(config)
+        addresses.append(make_address(config.to_dict(), datasets[key].fingerprint))
+    records = {address: store.get(address) for address in addresses}
+    missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
+    for done, record in enumerate(_compute_all(list(missing.values()), store, device, jobs), 1):
+        records[record.address] = record
+        if report:
+            report(done, len(missing), record)
+    return [record for address in addresses if (record := records[address])]
+
+
+def _compute_all(configs: list[RunConfig], store: Store, device: str, jobs: int) -> Iterator[Record]:
+    if jobs == 1 or len(configs) < 2:
+        dataset, loaded = None, None
+        for config in configs:
+            wanted = (config.dataset, config.train_size, config.test_size)
+            if wanted != loaded:
+                dataset, loaded = load_data(config), wanted
+            yield compute(config, store, dataset=dataset, device=device)
+        return
+    # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = [pool.submit(compute, config, store, device=device) for config in configs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
+    """Return those of these runs that are among the committed results of a profile; nothing is computed."""
+    store = published_store(profile)
+    by_config = {tuple(sorted(record.config.items())): record for record in store}
+    found = (by_config.get(tuple(sorted(config.to_dict().items()))) for config in configs)
+    return [record for record in found if record is not None]
+
+
+def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the runs' traces in long form: a row per recorded step, with the run's settings beside it."""
+    frames = [
+        pd.DataFrame(record.result["trace"]).assign(**record.config, address=record.address)
+        for record in records
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def final_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row per run: the last recorded step, the scalars of its result, and its settings."""
+    rows = []
+    for record in records:
+        last = {name: values[-1] for name, values in record.result["trace"].items()}
+        scalars = {name: value for name, value in record.result.items() if not isinstance(value, dict)}
+        rows.append({**scalars, **last, **record.config, "address": record.address})
+    return pd.DataFrame(rows)

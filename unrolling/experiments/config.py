@@ -1,0 +1,89 @@
+"""One run as a value: the settings that decide its numbers, and nothing else."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling.data import DATASETS
+from unrolling.losses import Objective
+from unrolling.models import MODELS
+
+DTYPES = ("float32", "float64")
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of one run of the paper's protocol (sections 8.1 and 8.3).
+
+    The defaults are the paper's where it states a value. M is pre-trained for N epochs, then trained for m
+    epochs on fixed batches; M' repeats those m epochs without one batch.
+
+    Notebook parameters, command-line flags and the store's address are all made from these fields.
+    """
+
+    dataset: str = _setting("cifar10", "data set (paper: cifar10, cifar100, imdb)")
+    train_size: int = _setting(0, "training examples, a seeded subset; 0 for all (paper: all)")
+    test_size: int = _setting(0, "test examples; 0 for all (paper: all)")
+    model: str = _setting("resnet18", "model (paper: resnet18, vgg19, distilbert)")
+    width: int = _setting(0, "channels of the first layer; 0 for the model's own (paper: 64)")
+    loss: str = _setting("sd", "training loss; 'sd' is Eq. 10, 'sd_released' the released code's scale")
+    gamma: float = _setting(0.0, "strength of the loss's penalty: gamma of Eq. 10, lambda of section 6.1")
+    learning_rate: float = _setting(0.1, "eta, constant (the paper does not state it; 0.1 fits Table 1)")
+    batch_size: int = _setting(32, "b (paper: 32; footnote 9 adds 64 and 128)")
+    pretrain_epochs: int = _setting(10, "N, epochs before w_0 (paper: 0, 10, ..., 50)")
+    epochs: int = _setting(1, "m, epochs from w_0 to w_t (paper: 1 in Table 1, 5 in Figures 7 and 8)")
+    forget_batch: int = _setting(
+        0, "which batch of an epoch M' leaves out, counted from 0 (paper: the first)"
+    )
+    seed: int = _setting(0, "seed of weights, batch order and subset (paper: one unseeded run)")
+    dtype: str = _setting("float64", "precision of weights and data (paper: float32)")
+    sigma_every: int = _setting(50, "steps between samples of sigma (paper: 'every couple of steps')")
+    sigma_rtol: float = _setting(1e-2, "tolerance of each sample of sigma")
+    sigma_max_hvps: int = _setting(32, "Hessian-vector products at most per sample")
+    record_every: int = _setting(50, "steps between recorded rows")
+
+    def __post_init__(self) -> None:
+        check_choice("data set", self.dataset, DATASETS)
+        check_choice("model", self.model, MODELS)
+        check_choice("dtype", self.dtype, DTYPES)
+        for name in ("train_size", "test_size", "width", "pretrain_epochs", "seed", "forget_batch"):
+            check_integer(name, getattr(self, name))
+        for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "record_every"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_real("learning_rate", self.learning_rate, above=0)
+        check_real("sigma_rtol", self.sigma_rtol, above=0)
+        check_real("gamma", self.gamma, minimum=0)
+        Objective(self.loss, self.gamma)
+        # 1 and 1.0 are one setting and must have one address.
+        for setting in dataclasses.fields(self):
+            if isinstance(setting.default, float):
+                object.__setattr__(self, setting.name, float(getattr(self, setting.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings by name: the canonical form that the address is made from."""
+        return dataclasses.asdict(self)
+
+
+def config_from(settings: dict[str, Any]) -> RunConfig:
+    """Return the run with these settings, the rest at their defaults.
+
+    Raises:
+        InputError: If a setting does not exist; the message names the nearest one.
+    """
+    known = [setting.name for setting in dataclasses.fields(RunConfig)]
+    for name in settings:
+        check_choice("setting", name, known)
+    return RunConfig(**settings)
+
+
+def setting_docs() -> dict[str, str]:
+    """Return each setting's one-line description, with the paper's value."""
+    return {setting.name: setting.metadata["doc"] for setting in dataclasses.fields(RunConfig)}
+
+
+__all__ = ["DTYPES", "InputError", "RunConfig", "config_from", "setting_docs"]

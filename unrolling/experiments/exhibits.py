@@ -1,0 +1,49 @@
+"""The paper's figures and tables: where each is reproduced, and by which code and runs."""
+
+from typing import NamedTuple
+
+from unrolling._checks import check_choice
+
+
+class Exhibit(NamedTuple):
+    """A figure or table of the paper.
+
+    Attributes:
+        name: For example ``figure-7``.
+        title: What it shows, in our words.
+        notebook: The page that reproduces it.
+        module: The package module at its heart.
+        experiment: The experiment whose runs it is made from; None if it needs none.
+        part: The grid of that experiment.
+    """
+
+    name: str
+    title: str
+    notebook: str
+    module: str
+    experiment: str | None = None
+    part: str | None = None
+
+
+_TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
+
+EXHIBITS: tuple[Exhibit, ...] = (
+    Exhibit(
+        "figure-5", "Negative gradients of the SD loss over two logits", "05_sd_loss", "unrolling.losses"
+    ),
+    Exhibit("figure-6", "Landscape of the SD loss over two logits", "05_sd_loss", "unrolling.losses"),
+    Exhibit("figure-7", "Unlearning error over steps, by strength of the SD loss", *_TRAINING, "strength"),
+    Exhibit(
+        "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
+    ),
+    Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
+    Exhibit(
+        "table-4", "Unlearning error and accuracy by strength and pre-training", *_TRAINING, "pretraining"
+    ),
+)
+
+
+def find_exhibit(name: str) -> Exhibit:
+    """Return a figure or table by name."""
+    by_name = {exhibit.name: exhibit for exhibit in EXHIBITS}
+    return by_name[check_choice("figure or table", name, by_name)]

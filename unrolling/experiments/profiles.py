@@ -1,0 +1,97 @@
+"""The three profiles: which runs make a figure, at which scale. Their files are the only place with grids."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from unrolling._checks import check_choice, check_integer
+from unrolling.experiments.config import RunConfig, config_from
+
+PROFILES = ("quick", "small", "paper")
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The runs behind one notebook in one profile.
+
+    Attributes:
+        notebook: The notebook's name, without ending.
+        parameters: What the notebook exposes to its reader: settings of the runs, and ``num_seeds``.
+        fixed: Settings of the runs that the notebook does not expose.
+        parts: Named grids, a list of values per setting.
+    """
+
+    notebook: str
+    parameters: dict[str, Scalar]
+    fixed: dict[str, Scalar]
+    parts: dict[str, dict[str, list[Scalar]]]
+
+    def configs(self, part: str, **changes: Scalar) -> list[RunConfig]:
+        """Return the runs of one grid.
+
+        Args:
+            part: The grid's name.
+            changes: The notebook's parameters, where they differ from the profile's.
+
+        Raises:
+            InputError: If a parameter, the grid or a setting does not exist.
+        """
+        check_choice("part", part, self.parts)
+        for name in changes:
+            check_choice("parameter", name, self.parameters)
+        settings = {**self.fixed, **self.parameters, **changes}
+        num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1)
+        grid = self.parts[part] | {"seed": list(range(num_seeds))}
+        return [
+            config_from(settings | dict(zip(grid, point, strict=True)))
+            for point in itertools.product(*grid.values())
+        ]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale at which the whole book can be run.
+
+    Attributes:
+        name: ``quick``, ``small`` or ``paper``.
+        description: What it needs, in one line.
+        experiments: By name.
+        notebooks: Parameters of the notebooks that have no experiment.
+    """
+
+    name: str
+    description: str
+    experiments: dict[str, Experiment]
+    notebooks: dict[str, dict[str, Scalar]]
+
+    def experiment(self, name: str) -> Experiment:
+        """Return an experiment by name."""
+        return self.experiments[check_choice("experiment", name, self.experiments)]
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """Return a profile by name."""
+    check_choice("profile", name, PROFILES)
+    text = files("unrolling.experiments").joinpath("profiles", f"{name}.yml").read_text()
+    content: Mapping[str, Any] = yaml.safe_load(text)
+    return Profile(
+        name=name,
+        description=content["description"],
+        experiments={key: Experiment(**value) for key, value in content["experiments"].items()},
+        notebooks=content["notebooks"],
+    )
+
+
+def notebook_parameters(profile: str) -> dict[str, dict[str, Scalar]]:
+    """Return what papermill passes to each notebook in a profile, by the notebook's name."""
+    loaded = load_profile(profile)
+    parameters = {e.notebook: {"profile": profile, **e.parameters} for e in loaded.experiments.values()}
+    return parameters | loaded.notebooks

@@ -1,0 +1,60 @@
+r"""Single-gradient unlearning (section 5.1) and the variant that section 8.3 prints."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from unrolling._checks import InputError, check_integer, check_real
+from unrolling.parameters import Params, add, gradient
+
+
+def single_gradient_unlearn(
+    final_params: Params,
+    initial_params: Params,
+    forget_loss: Callable[[Params], Tensor],
+    *,
+    learning_rate: float,
+    num_epochs: int = 1,
+    momentum: float = 0.0,
+) -> Params:
+    r"""Return w'': the final weights with the forgotten batch's first-order effect added back.
+
+    .. math:: w'' = w_t + \frac{\eta m}{1 - \beta} \nabla \mathcal{L}(w_0, \hat x^*)
+
+    The gradient is taken at w_0, so the update depends on w_0 and the batch order alone, as Corollary 1
+    requires. It is exact when the loss is linear in w.
+
+    Args:
+        final_params: Weights w_t after training.
+        initial_params: Weights w_0 at which the unrolled steps began.
+        forget_loss: ``loss(params) -> scalar``, the *mean* loss over the forgotten batch as it was trained on.
+            The paper's :math:`\eta m / b` goes with a sum over the batch; to forget one point out of a batch
+            of b, pass that point's loss divided by b.
+        learning_rate: :math:`\eta`, constant over the steps.
+        num_epochs: m, how many steps trained on the batch.
+        momentum: :math:`\beta` of SGD with heavy-ball momentum; a gradient then enters w_t up to
+            :math:`1 / (1 - \beta)` times. The paper uses none.
+
+    Returns:
+        New tensors, named and shaped as ``final_params``; the inputs are left alone.
+    """
+    eta = check_real("learning_rate", learning_rate, above=0)
+    check_integer("num_epochs", num_epochs, minimum=1)
+    beta = check_real("momentum", momentum, minimum=0)
+    if beta >= 1:
+        raise InputError(f"momentum must be below 1, got {beta:g}.")
+    return add(final_params, gradient(forget_loss, initial_params), eta * num_epochs / (1 - beta))
+
+
+def final_gradient_unlearn(
+    final_params: Params, forget_loss: Callable[[Params], Tensor], *, learning_rate: float
+) -> Params:
+    r"""Return w'' with the gradient taken at the final weights, once: the formula that section 8.3 prints.
+
+    .. math:: w'' = w_t + \eta \nabla \mathcal{L}(w_t, \hat x_1)
+
+    This update depends on the whole trajectory through w_t, so Corollary 1 does not cover it.
+    Section 8.3 divides by b; with the batch mean loss, as here, that factor is already inside.
+    """
+    eta = check_real("learning_rate", learning_rate, above=0)
+    return add(final_params, gradient(forget_loss, final_params), eta)

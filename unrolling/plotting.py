@@ -1,0 +1,213 @@
+r"""Figures as ``(DataFrame, ax) -> ax``: one style, one colour per strength gamma, every seed visible.
+
+A frame is in long form: columns ``gamma`` (in the units of Eq. 10), ``seed``, and whatever is drawn
+(``step``, ``e``, ``v``, ...).
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from scipy import stats
+
+from unrolling._checks import InputError, check_integer, check_real
+
+# Every colour between these anchors keeps a contrast of 3:1 with a white and with a near-black page, and
+# goes from blue to yellow, the one direction that every kind of red-green blindness leaves in order.
+GAMMA_MAP = LinearSegmentedColormap.from_list(
+    "gamma", ["#2a78e4", "#8a63d2", "#c74a94", "#d8561f", "#bd8400"]
+)
+NO_PENALTY = "#7f7f7f"
+REFERENCE = {"color": NO_PENALTY, "linestyle": (0, (2, 2)), "linewidth": 1.2}
+
+LABELS = {
+    "step": "SGD step $t$",
+    "gamma": r"strength $\gamma$ (units of Eq. 10)",
+    "e": "unlearning error $e$ (Eq. 9)",
+    "v": r"verification error $v$",
+    "weight_change": r"weight change $\|\mathbf{w}_t - \mathbf{w}_0\|_2$",
+}
+
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "mathtext.fontset": "dejavusans",
+}
+_INK = {"light": ("#1f2328", "#d5d9de"), "dark": ("#e4e6e9", "#3d4248")}  # text, grid
+_LINES = ["-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+_MARKERS = ["s", "^", "D", "v", "P", "X"]
+
+
+@contextmanager
+def theme(name: str) -> Iterator[None]:
+    """Apply the book's matplotlib style for the ``"light"`` or ``"dark"`` page, on a clear background."""
+    if name not in _INK:
+        raise InputError(f"unknown theme {name!r}: expected one of {', '.join(_INK)}.")
+    ink, grid = _INK[name]
+    inked = ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"]
+    with mpl.rc_context(_STYLE | dict.fromkeys(inked, ink) | {"grid.color": grid}):
+        yield
+
+
+def gamma_color(gamma: float, num_classes: int) -> str:
+    r"""Return the colour of strength ``gamma``, the same in every figure.
+
+    The position on the map is :math:`\sqrt{\gamma / \gamma^*}` with :math:`\gamma^* = \sqrt{c - 1}`, where
+    equal logits become optimal; the root spreads the small strengths. All of :math:`\gamma \ge \gamma^*`
+    shares the last colour, and 0 (no penalty) has a grey of its own.
+
+    Args:
+        gamma: Strength >= 0, in the units of Eq. 10.
+        num_classes: The number of classes c.
+
+    Example:
+        >>> gamma_color(0.0, 10)
+        '#7f7f7f'
+        >>> gamma_color(0.5, 2) == gamma_color(1.5, 10)  # both are half of gamma*
+        True
+    """
+    check_real("gamma", gamma, minimum=0)
+    check_integer("num_classes", num_classes, minimum=2)
+    if gamma == 0:
+        return NO_PENALTY
+    return to_hex(GAMMA_MAP(min(1.0, math.sqrt(gamma / math.sqrt(num_classes - 1)))))
+
+
+def gamma_styles(gammas: Iterable[float], num_classes: int) -> dict[float, dict]:
+    """Return ``{gamma: {"color", "linestyle", "marker"}}``: line and marker repeat what the colour says."""
+    positive = sorted({float(gamma) for gamma in gammas} - {0.0})
+    styles = {0.0: {"color": NO_PENALTY, "linestyle": ":", "marker": "o"}} if 0.0 in set(gammas) else {}
+    for i, gamma in enumerate(positive):
+        styles[gamma] = {
+            "color": gamma_color(gamma, num_classes),
+            "linestyle": _LINES[i % len(_LINES)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+        }
+    return styles
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    r"""Return ``(mean, low, high)``: the t-interval of the mean over seeds.
+
+    .. math:: \bar x \pm t_{n-1,\,(1 + level)/2} \; s / \sqrt n
+
+    with s the unbiased standard deviation. It supposes independent and roughly normal values. One value has
+    no interval: low and high are then NaN.
+
+    Example:
+        >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
+        [2.0, -0.484, 4.484]
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
+        raise InputError(f"`values` must be finite numbers, at least one, got {values!r}.")
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, got {level}.")
+    mean = float(sample.mean())
+    if sample.size == 1:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf((1 + level) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size)
+    return mean, mean - float(half), mean + float(half)
+
+
+def _check_columns(frame: pd.DataFrame, *columns: str) -> None:
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise InputError(
+            f"`frame` must have the columns {', '.join(columns)}; {', '.join(absent)} is not among "
+            f"{', '.join(map(str, frame.columns))}."
+        )
+
+
+def lines_over_steps(frame: pd.DataFrame, ax: Axes, y: str, *, num_classes: int) -> Axes:
+    """Draw column ``y`` over ``step``: one thin line per seed, coloured by gamma.
+
+    Args:
+        frame: Long form with columns gamma, seed, step and ``y``.
+        ax: Where to draw.
+        y: The column to draw.
+        num_classes: The number of classes c, which fixes the colours (see :func:`gamma_color`).
+    """
+    _check_columns(frame, "gamma", "seed", "step", y)
+    styles = gamma_styles(frame["gamma"], num_classes)
+    for gamma, style in styles.items():
+        label = f"γ = {gamma:g}"
+        for _, run in frame[frame["gamma"] == gamma].groupby("seed"):
+            run = run.sort_values("step")
+            ax.plot(
+                run["step"], run[y], color=style["color"], linestyle=style["linestyle"], lw=1.2, label=label
+            )
+            label = None  # one entry per gamma in the legend
+    ax.set(xlabel=LABELS["step"], ylabel=LABELS.get(y, y))
+    ax.legend()
+    return ax
+
+
+def points_over_gamma(frame: pd.DataFrame, ax: Axes, y: str, *, num_classes: int) -> Axes:
+    """Draw column ``y`` over gamma: every seed a dot, the mean over seeds a dash, its 95 % t-interval a bar.
+
+    Args:
+        frame: Long form with columns gamma, seed and ``y``: one row per run.
+        ax: Where to draw.
+        y: The column to draw.
+        num_classes: The number of classes c, which fixes the colours (see :func:`gamma_color`).
+    """
+    _check_columns(frame, "gamma", "seed", y)
+    for gamma, style in gamma_styles(frame["gamma"], num_classes).items():
+        values = frame.loc[frame["gamma"] == gamma, y].to_numpy(dtype=float)
+        ax.plot(
+            np.full(values.size, gamma),
+            values,
+            color=style["color"],
+            marker=style["marker"],
+            linestyle="none",
+            alpha=0.6,
+            markersize=5,
+        )
+        mean, low, high = interval(values)
+        ax.vlines(gamma, low, high, color=style["color"], lw=2)
+        ax.plot([gamma], [mean], color=style["color"], marker="_", markersize=14, markeredgewidth=2)
+    ax.set(xlabel=LABELS["gamma"], ylabel=LABELS.get(y, y))
+    return ax
+
+
+def unlearning_vs_verification(
+    frame: pd.DataFrame, ax: Axes, *, num_classes: int, x: str = "e", y: str = "v"
+) -> Axes:
+    """Draw verification error over unlearning error, one marker per run, both axes logarithmic.
+
+    Args:
+        frame: Long form with columns gamma, ``x`` and ``y``: one row per run.
+        ax: Where to draw.
+        num_classes: The number of classes c, which fixes the colours (see :func:`gamma_color`).
+        x: The column with the unlearning error.
+        y: The column with the verification error.
+    """
+    _check_columns(frame, "gamma", x, y)
+    for gamma, style in gamma_styles(frame["gamma"], num_classes).items():
+        runs = frame[frame["gamma"] == gamma]
+        ax.plot(
+            runs[x],
+            runs[y],
+            color=style["color"],
+            marker=style["marker"],
+            linestyle="none",
+            label=f"γ = {gamma:g}",
+        )
+    ax.set(xscale="log", yscale="log", xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.legend()
+    return ax

@@ -1,0 +1,222 @@
+"""The run store: one small JSON file per run, named by what decides its numbers.
+
+The address of a run is a hash of its settings, the fingerprint of its data and the schema number. How it was
+made (machine, versions, commit, time) is provenance, kept beside the result and not part of the address.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unrolling._checks import InputError, StoreError
+
+#: Raised by one whenever a change of the code changes the numbers of a run with unchanged settings.
+SCHEMA = 1
+
+
+def canonical(value: Any) -> str:
+    """Return ``value`` as JSON in its one canonical spelling; NaN and infinity are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def make_address(config: Mapping[str, Any], fingerprint: str) -> str:
+    """Return the 16 hex digits under which the run with these settings on this data is stored."""
+    text = canonical({"schema": SCHEMA, "config": dict(config), "data": fingerprint})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        config: Its settings, as plain values.
+        data: Name, description and fingerprint of its data.
+        result: What it measured.
+        provenance: How it was made: time, duration, device, versions, commit.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, str]
+    result: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        """The run's address."""
+        return make_address(self.config, self.data["fingerprint"])
+
+    def to_json(self) -> str:
+        """Return one line of JSON with a checksum of its own content."""
+        body = {
+            "schema": SCHEMA,
+            "address": self.address,
+            "config": self.config,
+            "data": self.data,
+            "result": self.result,
+            "provenance": self.provenance,
+        }
+        return canonical(body | {"checksum": _checksum(body)})
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(body).encode()).hexdigest()
+
+
+def read_record(text: str, source: str) -> Record:
+    """Return the run in ``text``, verified against its checksum and address.
+
+    Args:
+        text: What :meth:`Record.to_json` wrote.
+        source: Where it came from, for the error.
+
+    Raises:
+        StoreError: If it is damaged or of another schema.
+    """
+    remedy = "Delete it (unrolling store remove-damaged) and run again; it will be computed anew."
+    try:
+        body = json.loads(text)
+        checksum = body.pop("checksum")
+        schema = body["schema"]
+        record = Record(body["config"], body["data"], body["result"], body["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"damaged run {source}: not a complete run record ({error}). {remedy}") from error
+    if schema != SCHEMA:
+        raise StoreError(f"run {source} has schema {schema}, expected {SCHEMA}. {remedy}")
+    if checksum != _checksum(body) or body["address"] != record.address:
+        raise StoreError(f"damaged run {source}: its content does not match its checksum. {remedy}")
+    return record
+
+
+class Store:
+    """A folder of runs. Many processes may read and write it at once.
+
+    Args:
+        root: The folder; it is made by the first write.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.root = Path(root)
+
+    def path(self, address: str) -> Path:
+        """Return the file of the run with this address."""
+        return self.root / f"{address}.json"
+
+    def __contains__(self, address: str) -> bool:
+        return self.path(address).exists()
+
+    def addresses(self) -> list[str]:
+        """Return the addresses of all runs, sorted."""
+        return sorted(path.stem for path in self.root.glob("*.json"))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self._read(address) for address in self.addresses())
+
+    def get(self, address: str) -> Record | None:
+        """Return the run, or None if it is not here.
+
+        Raises:
+            StoreError: If its file is damaged.
+        """
+        return self._read(address) if address in self else None
+
+    def _read(self, address: str) -> Record:
+        path = self.path(address)
+        try:
+            record = read_record(path.read_text(), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"cannot read run {path}: {error}.") from error
+        if record.address != address:
+            raise StoreError(f"damaged run {path}: it holds run {record.address}. Rename or delete it.")
+        return record
+
+    def find(self, config: Mapping[str, Any]) -> Record | None:
+        """Return the newest run with these settings, on whatever data they named when it was made."""
+        wanted = canonical(dict(config))
+        found = [record for record in self if canonical(record.config) == wanted]
+        return max(found, key=lambda record: str(record.provenance.get("started", "")), default=None)
+
+    def put(self, record: Record) -> Path:
+        """Write a run; the file appears complete or not at all.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        path = self.path(record.address)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.root, suffix=".tmp", delete=False) as unfinished:
+                unfinished.write(record.to_json() + "\n")
+            os.chmod(unfinished.name, 0o644)
+            os.replace(unfinished.name, path)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        return path
+
+    def check_writable(self) -> None:
+        """Raise before work is spent on runs that could not be kept."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, suffix=".tmp"):
+                pass
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot write to the run store {self.root}: {error.strerror or error}. "
+            "Name a folder that can be written in UNROLLING_STORE."
+        )
+
+    def damaged(self) -> dict[str, str]:
+        """Return what is wrong with each damaged run, by address."""
+        found = {}
+        for address in self.addresses():
+            try:
+                self._read(address)
+            except StoreError as error:
+                found[address] = str(error)
+        return found
+
+    def remove(self, address: str) -> None:
+        """Delete a run."""
+        if address not in self:
+            raise InputError(
+                f"no run {address!r} in {self.root}: expected one of {len(self.addresses())} addresses."
+            )
+        self.path(address).unlink()
+
+    def pack(self, path: str | os.PathLike[str], addresses: Iterable[str] | None = None) -> int:
+        """Write runs, all by default, into one file to carry elsewhere; return how many.
+
+        The file is gzipped JSON, one run per line, the same bytes for the same runs.
+        """
+        chosen = self.addresses() if addresses is None else sorted(addresses)
+        lines = "".join(self._read(address).to_json() + "\n" for address in chosen)
+        target = Path(path)
+        unfinished = target.with_name(target.name + ".tmp")
+        try:
+            unfinished.write_bytes(gzip.compress(lines.encode(), mtime=0))
+            os.replace(unfinished, target)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}.") from error
+        return len(chosen)
+
+    def unpack(self, path: str | os.PathLike[str]) -> int:
+        """Take in the runs of a packed file, all verified before the first is written; return how many."""
+        try:
+            lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
+        except (OSError, EOFError, ValueError) as error:
+            raise StoreError(
+                f"cannot read the packed runs {path}: {error}. Expected a file made by 'store pack'."
+            ) from error
+        records = [read_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        for record in records:
+            self.put(record)
+        return len(records)
