@@ -1,0 +1,188 @@
+"""Curvature against dense references: autograd's Hessian, scipy's eigsh, curvlinops."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import nn
+
+from unrolling import Objective, batch_loss, hvp, make_generator, seeded, top_singular_value
+from unrolling._checks import InputError
+from unrolling.parameters import from_vector, to_vector, trainable
+
+
+def quadratic(matrix):
+    """A loss whose Hessian is `matrix` everywhere."""
+    return lambda params: params["w"] @ matrix @ params["w"] / 2
+
+
+def spectrum_matrix(eigenvalues, seed=0):
+    size = len(eigenvalues)
+    basis = torch.linalg.qr(
+        torch.randn(size, size, generator=make_generator(seed, "basis"), dtype=torch.float64)
+    )[0]
+    return basis @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ basis.T
+
+
+@pytest.fixture
+def small_net():
+    """A tanh net with batch norm, warmed up so that evaluation and training mode differ."""
+    with seeded(0, "net"):
+        model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+        batch = torch.randn(12, 4, dtype=torch.float64), torch.randint(0, 3, (12,))
+    model(batch[0] * 3 + 1)
+    return model, batch
+
+
+def dense_hessian(loss, params):
+    flat = to_vector(params).detach()
+    return torch.autograd.functional.hessian(lambda vector: loss(from_vector(vector, params)), flat)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("name", "strength"), [("sd", 0.7), ("logit_hessian", 0.5), ("l2", 0.3), ("weight_decay", 0.3)]
+)
+def test_hvp_equals_the_dense_hessian(small_net, name, strength, training):
+    model, batch = small_net
+    params = trainable(model)
+    loss = batch_loss(model, Objective(name, strength), batch, training=training)
+    vector = from_vector(
+        torch.randn(to_vector(params).numel(), dtype=torch.float64, generator=make_generator(1)), params
+    )
+    expected = dense_hessian(loss, params) @ to_vector(vector)
+    torch.testing.assert_close(to_vector(hvp(loss, params, vector)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_hvp_does_not_depend_on_the_order_of_the_vectors_dict(small_net):
+    model, batch = small_net
+    params, loss = trainable(model), batch_loss(model, Objective("sd", 0.5), batch)
+    vector = {name: torch.full_like(p, 0.1 * i) for i, (name, p) in enumerate(params.items())}
+    turned = dict(reversed(vector.items()))
+    assert torch.equal(to_vector(hvp(loss, params, vector)), to_vector(hvp(loss, params, turned)))
+
+
+def test_hvp_of_a_linear_loss_is_zero():
+    params = {"w": torch.ones(3), "unused": torch.ones(2)}
+    product = hvp(lambda p: p["w"].sum(), params, {"w": torch.ones(3), "unused": torch.ones(2)})
+    assert to_vector(product).abs().max() == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # raised while curvlinops is imported
+def test_top_singular_value_equals_eigsh_and_curvlinops_on_a_net(small_net):
+    from curvlinops import HessianLinearOperator
+
+    model, batch = small_net
+    model.eval()
+    params = trainable(model)
+    loss = batch_loss(model, Objective("cross_entropy", 0.0), batch)
+    found = top_singular_value(loss, params, rtol=1e-8, generator=make_generator(0))
+
+    reference = HessianLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), [batch])
+    size = reference.shape[0]
+
+    def matvec(vector):
+        return (reference @ torch.from_numpy(np.ascontiguousarray(vector).ravel())).detach().numpy()
+
+    operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
+    largest = eigsh(operator, k=1, which="LM", return_eigenvectors=False, rng=np.random.default_rng(0))[0]
+    assert found.eigenvalue == pytest.approx(largest, rel=1e-7)
+    assert found.value == pytest.approx(abs(largest), rel=1e-7)
+    assert found.converged
+
+
+def test_top_singular_value_when_the_dominant_eigenvalue_is_negative():
+    matrix = spectrum_matrix([-5.0, 1.0, 2.0, 0.5, -0.1])
+    found = top_singular_value(quadratic(matrix), {"w": torch.zeros(5).double()}, generator=make_generator(0))
+    assert found.eigenvalue == pytest.approx(-5.0, rel=1e-3)
+    assert found.value == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-3)
+
+
+def test_top_singular_value_when_both_ends_are_nearly_equal():
+    """Power iteration does not converge here; a fresh batch-norm net looks like this."""
+    matrix = spectrum_matrix([-3.48, 3.53, *np.linspace(-1, 1, 58)])
+    found = top_singular_value(
+        quadratic(matrix), {"w": torch.zeros(60).double()}, rtol=1e-4, generator=make_generator(0)
+    )
+    assert found.value == pytest.approx(3.53, rel=1e-6)
+    assert found.hvps < 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(eigenvalues=st.lists(st.floats(-10, 10), min_size=1, max_size=8), seed=st.integers(0, 10))
+def test_top_singular_value_is_the_induced_norm_of_any_small_matrix(eigenvalues, seed):
+    matrix = spectrum_matrix(eigenvalues, seed)
+    params = {"w": torch.zeros(len(eigenvalues)).double()}
+    found = top_singular_value(quadratic(matrix), params, rtol=1e-10, generator=make_generator(seed))
+    # Lanczos meets each distinct eigenvalue once, so it ends within the size of the matrix.
+    assert found.value == pytest.approx(max(map(abs, eigenvalues)), rel=1e-6, abs=1e-8)
+    assert found.hvps <= len(eigenvalues)
+
+
+def test_the_returned_vector_is_an_eigenvector_and_restarts_at_once():
+    matrix = spectrum_matrix([4.0, 1.0, 0.3, -2.0])
+    params = {"w": torch.zeros(4).double()}
+    found = top_singular_value(quadratic(matrix), params, rtol=1e-9, generator=make_generator(0))
+    torch.testing.assert_close(
+        matrix @ found.vector["w"], found.eigenvalue * found.vector["w"], rtol=0, atol=1e-8
+    )
+    assert top_singular_value(quadratic(matrix), params, rtol=1e-6, start=found.vector).hvps == 1
+
+
+def test_running_out_of_products_is_reported_with_a_lower_bound():
+    matrix = spectrum_matrix(list(np.linspace(-1, 1, 50)))
+    params = {"w": torch.zeros(50).double()}
+    found = top_singular_value(quadratic(matrix), params, rtol=1e-9, max_hvps=5, generator=make_generator(0))
+    assert not found.converged
+    assert found.hvps == 5
+    assert found.value < 1
+    image = matrix @ found.vector["w"] - found.eigenvalue * found.vector["w"]
+    assert found.residual == pytest.approx(image.norm().item(), rel=1e-6)
+
+
+def test_measuring_leaves_no_trace(small_net):
+    model, batch = small_net
+    model.train()
+    model[1].eval()  # a mixed state must come back as it was
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    for training in (False, True):
+        loss = batch_loss(model, Objective("sd", 0.5), batch, training=training)
+        top_singular_value(loss, trainable(model), generator=make_generator(0))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_training_and_evaluation_mode_measure_different_hessians(small_net):
+    model, batch = small_net
+    values = [
+        top_singular_value(
+            batch_loss(model, Objective("sd", 0.5), batch, training=training),
+            trainable(model),
+            generator=make_generator(0),
+        ).value
+        for training in (False, True)
+    ]
+    assert abs(values[0] - values[1]) > 0.01 * max(values)
+
+
+def test_bad_input_is_named():
+    params = {"w": torch.ones(2)}
+    square = quadratic(torch.eye(2))
+    with pytest.raises(InputError, match="generator"):
+        top_singular_value(square, params)
+    with pytest.raises(InputError, match="scalar"):
+        hvp(lambda p: p["w"], params, params)
+    with pytest.raises(InputError, match=r"Use dict\(model.named_parameters"):
+        hvp(square, [torch.ones(2)], params)
+    with pytest.raises(InputError, match="must not be zero"):
+        top_singular_value(square, params, start={"w": torch.zeros(2)})
+    with pytest.raises(InputError, match="diverged"):
+        top_singular_value(lambda p: (p["w"] * torch.inf).square().sum(), params, generator=make_generator(0))

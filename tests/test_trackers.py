@@ -1,0 +1,140 @@
+"""UnlearningTracker in a loop of one's own: exact on a quadratic, silent towards the training."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from unrolling import UnlearningTracker, make_generator, seeded
+from unrolling._checks import InputError
+from unrolling.trackers import Recorder
+
+
+class Quadratic(nn.Module):
+    """Loss (w - c)' A (w - c) / 2 with the batch (A, c)."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+
+def quadratic_loss(model, batch):
+    matrix, centre = batch
+    offset = model.weight - centre
+    return offset @ matrix @ offset / 2
+
+
+def batches(num, size=5):
+    generator = make_generator(0, "batches")
+    for _ in range(num):
+        matrix = torch.randn(size, size, dtype=torch.float64, generator=generator)
+        yield matrix + matrix.T, torch.randn(size, dtype=torch.float64, generator=generator)
+
+
+def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors():
+    model, eta = Quadratic(5), 0.01
+    tracker = UnlearningTracker(model, quadratic_loss, learning_rate=eta, every=2, rtol=1e-8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=eta)
+    for batch in batches(7):
+        tracker.step(batch)
+        optimizer.zero_grad()
+        quadratic_loss(model, batch).backward()
+        optimizer.step()
+    sampled = [torch.linalg.matrix_norm(matrix, 2).item() for matrix, _ in list(batches(7))[::2]]
+    sigma = sum(sampled) / len(sampled)
+    change = model.weight.detach().norm().item()
+    found = tracker.result()
+    assert found.sigma_steps == (0, 2, 4, 6)
+    assert found.num_steps == 7
+    assert [abs(value) for value in found.eigenvalues] == pytest.approx(sampled, rel=1e-6)
+    assert any(value < 0 for value in found.eigenvalues)  # a square root would have been NaN here
+    assert found.unlearning_error == pytest.approx(eta**2 * change / 7 * sigma * (49 - 7) / 2, rel=1e-6)
+    assert found.unlearning_error_corrected == pytest.approx(found.unlearning_error / eta)
+
+
+def test_unlearning_error_is_zero_after_one_step():
+    model = Quadratic(5)
+    tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1)
+    (batch,) = batches(1)
+    tracker.step(batch)
+    quadratic_loss(model, batch).backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert tracker.result().unlearning_error == 0
+    assert tracker.result().weight_change > 0
+
+
+def net_and_data():
+    with seeded(0, "net"):
+        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3))
+        return model, [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(5)]
+
+
+def own_loop(model, data, tracker=None):
+    """A user's loop: batch norm, dropout from the global generator, an optimiser of their choice."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters())
+    for inputs, labels in data:
+        if tracker:
+            tracker.step((inputs, labels))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+
+def test_tracking_does_not_change_a_users_training():
+    model, data = net_and_data()
+    tracked = copy.deepcopy(model)
+    own_loop(model, data)
+    tracker = UnlearningTracker(
+        tracked, lambda m, batch: nn.functional.cross_entropy(m(batch[0]), batch[1]), learning_rate=1e-3
+    )
+    own_loop(tracked, data, tracker)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, tracked.state_dict()[name])
+    assert tracker.result().unlearning_error > 0
+
+
+def test_tracker_resumes_from_its_state():
+    model, _ = Quadratic(5), None
+    first = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2)
+    data = list(batches(6))
+    for batch in data[:3]:
+        first.step(batch)
+    with torch.no_grad():
+        model.weight += 1
+    second = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2)
+    second.load_state(first.state())
+    for tracker in (first, second):
+        for batch in data[3:]:
+            tracker.step(batch)
+    assert first.result() == second.result()
+    assert second.result().weight_change == pytest.approx(5**0.5)
+
+
+def test_a_fixed_hessian_batch_replaces_the_current_one():
+    model = Quadratic(5)
+    current, fixed = batches(2)
+    tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, hessian_batch=fixed, rtol=1e-8)
+    tracker.step(current)
+    assert tracker.result().sigma_avg == pytest.approx(torch.linalg.matrix_norm(fixed[0], 2).item())
+
+
+def test_recorder_keeps_every_nth_row_and_the_last():
+    recorder = Recorder(lambda done: {"square": done**2}, every=3, total=7)
+    for step in range(7):
+        recorder.after_step(step)
+    assert recorder.rows == [{"step": n, "square": n**2} for n in (3, 6, 7)]
+
+
+def test_bad_input_is_named():
+    model = Quadratic(2)
+    with pytest.raises(InputError, match="learning_rate"):
+        UnlearningTracker(model, quadratic_loss, learning_rate=0)
+    with pytest.raises(InputError, match="every must be at least 1"):
+        UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=0)
+    with pytest.raises(InputError, match="no step was tracked"):
+        UnlearningTracker(model, quadratic_loss, learning_rate=0.1).result()
+    model.weight.requires_grad_(False)
+    with pytest.raises(InputError, match="no trainable parameters"):
+        UnlearningTracker(model, quadratic_loss, learning_rate=0.1)
