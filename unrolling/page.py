@@ -48,7 +48,7 @@ def _check_figure(name: str, alt: str) -> None:
 
 def _tools(data: pd.DataFrame, name: str, command: str | None) -> str:
     """Return the line below a figure: its data as CSV and the command that makes it again."""
-    uri = "data:text/csv;charset=utf-8," + quote(data.to_csv(index=False))
+    uri = "data:text/csv;charset=utf-8," + quote(data.to_csv(index=False), safe=",")
     link = f'<a class="figure-data" download="{name}.csv" href="{uri}">data (CSV)</a>'
     details = f"<details><summary>command</summary><pre>{escape(command)}</pre></details>" if command else ""
     return f'<div class="figure-tools">{link}{details}</div>'

@@ -63,6 +63,11 @@ def theme(name: str) -> Iterator[None]:
         yield
 
 
+def ink() -> str:
+    """Return the text colour of the theme in use, for lines that stand for no gamma."""
+    return mpl.rcParams["text.color"]
+
+
 def gamma_color(gamma: float, num_classes: int) -> str:
     r"""Return the colour of strength ``gamma``, the same in every figure.
 

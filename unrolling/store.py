@@ -136,12 +136,6 @@ class Store:
             raise StoreError(f"damaged run {path}: it holds run {record.address}. Rename or delete it.")
         return record
 
-    def find(self, config: Mapping[str, Any]) -> Record | None:
-        """Return the newest run with these settings, on whatever data they named when it was made."""
-        wanted = canonical(dict(config))
-        found = [record for record in self if canonical(record.config) == wanted]
-        return max(found, key=lambda record: str(record.provenance.get("started", "")), default=None)
-
     def put(self, record: Record) -> Path:
         """Write a run; the file appears complete or not at all.
 

@@ -14,7 +14,7 @@ import torch
 from unrolling._checks import InputError, check_integer
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
-from unrolling.experiments.config import RunConfig
+from unrolling.experiments.config import RunConfig, config_from
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute, load_data
 from unrolling.store import Record, Store, make_address
@@ -148,10 +148,9 @@ def _one_thread() -> None:
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     """Return those of these runs that are among the committed results of a profile; nothing is computed."""
-    store = published_store(profile)
-    by_config = {tuple(sorted(record.config.items())): record for record in store}
-    found = (by_config.get(tuple(sorted(config.to_dict().items()))) for config in configs)
-    return [record for record in found if record is not None]
+    # Through config_from, a record made before a setting existed counts as made with its default.
+    by_config = {config_from(record.config): record for record in published_store(profile)}
+    return [by_config[config] for config in configs if config in by_config]
 
 
 def trace_frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import check_choice, check_integer, check_real
 from unrolling.data import DATASETS
 from unrolling.losses import Objective
 from unrolling.models import MODELS
@@ -84,6 +84,3 @@ def config_from(settings: dict[str, Any]) -> RunConfig:
 def setting_docs() -> dict[str, str]:
     """Return each setting's one-line description, with the paper's value."""
     return {setting.name: setting.metadata["doc"] for setting in dataclasses.fields(RunConfig)}
-
-
-__all__ = ["DTYPES", "InputError", "RunConfig", "config_from", "setting_docs"]

@@ -12,21 +12,21 @@ import torch
 
 @cache
 def commit() -> dict[str, Any]:
-    """Return the commit that the package is run from and whether its files differ from it.
+    """Return the commit that the package is run from and whether its tracked files differ from it.
 
     Both are None where the package is not inside its git repository.
     """
-    here = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", *args], cwd=here, capture_output=True, text=True, check=True
+            ["git", *args], cwd=package, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
         return {
             "commit": git("rev-parse", "--short=12", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", ".")),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no", ".")),
         }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
