@@ -23,15 +23,6 @@ def _check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
         raise InputError(f"`labels` must be int64 class numbers, got {labels.dtype}. Use labels.long().")
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise unless all labels are in ``0..num_classes - 1``. Call once per data set, not per step."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"labels must be in 0..{num_classes - 1} ({num_classes} classes), got {low}..{high}."
-        )
-
-
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Return the mean cross-entropy, Eq. 1: :math:`-\log \mathrm{softmax}(M(x))_y`.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -121,6 +122,8 @@ def interactive(
     _check_figure(name, alt)
     clear = "rgba(0, 0, 0, 0)"
     fig.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, font_color=_INK)
+    for slider in fig.layout.sliders:
+        slider.update(bgcolor=_FAINT, activebgcolor=_INK, bordercolor=_INK, tickcolor=_INK)
     fig.update_xaxes(gridcolor=_FAINT, zerolinecolor=_FAINT, linecolor=_INK)
     fig.update_yaxes(gridcolor=_FAINT, zerolinecolor=_FAINT, linecolor=_INK)
     drawing = fig.to_html(
@@ -238,6 +241,12 @@ class Missing:
     reason: str
 
 
+def _number(value: float, digits: int) -> str:
+    """Return an integer as it is, other numbers with ``digits`` significant digits, zeros included."""
+    shown = str(value) if isinstance(value, Integral) else f"{value:#.{digits}g}".removesuffix(".")
+    return shown.replace("-", "−")
+
+
 def _cell(value: object, digits: int) -> tuple[str, str]:
     """Return the class and the text of one table cell."""
     if isinstance(value, Missing):
@@ -249,10 +258,11 @@ def _cell(value: object, digits: int) -> tuple[str, str]:
         raise InputError(
             f"a cell must hold a finite number, got {mean}. Say why it has none: Missing('...')."
         )
-    shown = f"{mean:.{digits}g}"
+    shown = _number(mean, digits)
     if ends and all(map(math.isfinite, ends)):  # one seed has no interval
-        shown += f'<span class="interval"> [{ends[0]:.{digits}g}, {ends[1]:.{digits}g}]</span>'
-    return "number", shown.replace("-", "−")
+        low, high = (_number(end, digits) for end in ends)
+        shown += f'<span class="interval"> [{low}, {high}]</span>'
+    return "number", shown
 
 
 def reported(rows: Iterable[Mapping[str, object]], *, digits: int = 4) -> HTML:
@@ -261,7 +271,7 @@ def reported(rows: Iterable[Mapping[str, object]], *, digits: int = 4) -> HTML:
     Args:
         rows: One mapping per row from column heading to cell: a number, a ``(mean, low, high)`` as
             :func:`~unrolling.plotting.interval` returns, a text, or :class:`Missing`. All have the same keys.
-        digits: Significant digits of the numbers.
+        digits: Significant digits of the numbers; integers are shown as they are.
 
     Example:
         >>> reported([{"γ": 1, "e printed": 101.8, "e here": (98.2, 90.1, 106.3)}])  # doctest: +SKIP

@@ -48,7 +48,7 @@ _STYLE = {
     "mathtext.fontset": "dejavusans",
 }
 _INK = {"light": ("#1f2328", "#d5d9de"), "dark": ("#e4e6e9", "#3d4248")}  # text, grid
-_LINES = ["-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))]
+_LINES = ["--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]  # solid is for no penalty
 _MARKERS = ["s", "^", "D", "v", "P", "X"]
 
 
@@ -95,7 +95,7 @@ def gamma_color(gamma: float, num_classes: int) -> str:
 def gamma_styles(gammas: Iterable[float], num_classes: int) -> dict[float, dict]:
     """Return ``{gamma: {"color", "linestyle", "marker"}}``: line and marker repeat what the colour says."""
     positive = sorted({float(gamma) for gamma in gammas} - {0.0})
-    styles = {0.0: {"color": NO_PENALTY, "linestyle": ":", "marker": "o"}} if 0.0 in set(gammas) else {}
+    styles = {0.0: {"color": NO_PENALTY, "linestyle": "-", "marker": "o"}} if 0.0 in set(gammas) else {}
     for i, gamma in enumerate(positive):
         styles[gamma] = {
             "color": gamma_color(gamma, num_classes),

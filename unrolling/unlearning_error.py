@@ -3,6 +3,15 @@ r"""Unlearning error in its three forms (Eq. 9), and the verification error that
 from unrolling._checks import check_integer, check_real
 from unrolling.parameters import Params, check_same_parameters, distance
 
+#: What ``unrolling list`` shows: name -> one line.
+METRICS: dict[str, str] = {
+    "unlearning_error": "e, Eq. 9 as printed",
+    "unlearning_error_corrected": "e / eta, Eq. 9 with the factor that Eq. 7 loses",
+    "targeted_unlearning_error": "the bound on the terms with the forgotten batch alone",
+    "verification_error": "v, l2 distance to the retrained weights (section 3.2)",
+    "accuracy": "fraction of the test set classified correctly",
+}
+
 
 def unlearning_error(
     *, learning_rate: float, weight_change: float, sigma_avg: float, num_steps: int
@@ -54,17 +63,17 @@ def targeted_unlearning_error(
 ) -> float:
     r"""Return the bound on those terms alone that contain the forgotten batch.
 
-    .. math:: e_* = \eta^2 (t - 1) \, \sigma_{avg} \, \|g_*\|_2, \qquad g_* = \nabla \mathcal{L}(w_0, \hat x_1)
+    .. math:: e_* = \eta^2 (t - 1) \, \sigma_{avg} \, \|\nabla \mathcal{L}(w_0, \hat x_1)\|_2
 
     Eq. 9 bounds all :math:`t (t - 1) / 2` products of the second sum; when the forgotten batch comes first,
-    the t - 1 products :math:`H_i g_*` are all that single-gradient unlearning leaves to leading order.
-    Not in the paper.
+    only the t - 1 products of a Hessian with that batch's gradient are left by single-gradient unlearning,
+    to leading order. Not in the paper.
 
     Args:
         learning_rate: :math:`\eta`.
         sigma_avg: Mean over steps of the Hessian's largest singular value.
         num_steps: t, SGD steps since w_0.
-        gradient_norm: :math:`\|g_*\|_2`, the gradient of the batch mean loss at w_0.
+        gradient_norm: l2 norm of the gradient of the forgotten batch's mean loss at w_0.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     sigma = check_real("sigma_avg", sigma_avg, minimum=0)

@@ -98,6 +98,7 @@ def obtain(
     device: str = "auto",
     jobs: int = 1,
     report: Callable[[int, int, Record], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Record]:
     """Return the records of these runs, in their order; those not stored yet are computed.
 
@@ -107,6 +108,7 @@ def obtain(
         device: See :func:`choose_device`.
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
+        progress: Called with (steps done, steps in all) within a run, where one process computes.
     """
     check_integer("jobs", jobs, minimum=1)
     store = store or default_store()
@@ -119,21 +121,23 @@ def obtain(
         addresses.append(make_address(config.to_dict(), datasets[key].fingerprint))
     records = {address: store.get(address) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
-    for done, record in enumerate(_compute_all(list(missing.values()), store, device, jobs), 1):
+    for done, record in enumerate(_compute_all(list(missing.values()), store, device, jobs, progress), 1):
         records[record.address] = record
         if report:
             report(done, len(missing), record)
     return [record for address in addresses if (record := records[address])]
 
 
-def _compute_all(configs: list[RunConfig], store: Store, device: str, jobs: int) -> Iterator[Record]:
+def _compute_all(
+    configs: list[RunConfig], store: Store, device: str, jobs: int, progress: Progress | None
+) -> Iterator[Record]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
             wanted = (config.dataset, config.train_size, config.test_size)
             if wanted != loaded:
                 dataset, loaded = load_data(config), wanted
-            yield compute(config, store, dataset=dataset, device=device)
+            yield compute(config, store, dataset=dataset, device=device, progress=progress)
         return
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:

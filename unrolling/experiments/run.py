@@ -33,7 +33,9 @@ def load_data(config: RunConfig) -> Dataset:
     dataset = load_dataset(config.dataset)
     if not (config.train_size or config.test_size):
         return dataset
-    return dataset.subset(config.train_size or None, config.test_size or None, make_generator(0, "subset"))
+    num_train = config.train_size or len(dataset.train_labels)
+    num_test = config.test_size or len(dataset.test_labels)
+    return dataset.subset(num_train, num_test, make_generator(0, "subset"))
 
 
 def initial_model(config: RunConfig, dataset: Dataset) -> nn.Module:

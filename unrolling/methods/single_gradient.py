@@ -27,7 +27,7 @@ def single_gradient_unlearn(
     Args:
         final_params: Weights w_t after training.
         initial_params: Weights w_0 at which the unrolled steps began.
-        forget_loss: ``loss(params) -> scalar``, the *mean* loss over the forgotten batch as it was trained on.
+        forget_loss: ``loss(params) -> scalar``, the *mean* loss over the batch as it was trained on.
             The paper's :math:`\eta m / b` goes with a sum over the batch; to forget one point out of a batch
             of b, pass that point's loss divided by b.
         learning_rate: :math:`\eta`, constant over the steps.

@@ -1,0 +1,91 @@
+"""The import layers of the package: a module imports only what stands below it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unrolling
+
+PACKAGE = Path(unrolling.__file__).parent
+CORE = {"_checks", "seeding", "parameters", "batches"}
+ALLOWED = {
+    "_checks": set(),
+    "seeding": {"_checks"},
+    "parameters": {"_checks", "seeding"},
+    "batches": {"_checks", "seeding", "parameters"},
+    "losses": CORE,
+    "models": CORE,
+    "data": CORE,
+    "curvature": CORE,
+    "unlearning_error": CORE,
+    "oracles": CORE,
+    "training": CORE,
+    "checkpoint": CORE | {"training"},
+    "trackers": CORE | {"training", "curvature", "unlearning_error"},
+    "methods": CORE | {"losses", "curvature", "training", "trackers"},
+    "statistics": {"_checks"},
+    "store": {"_checks"},
+    "paper": {"_checks"},
+    "plotting": {"_checks", "losses", "statistics"},
+}
+BELOW_EXPERIMENTS = set(ALLOWED) - {"plotting"}
+ALLOWED["experiments"] = BELOW_EXPERIMENTS
+ALLOWED["page"] = {"_checks", "statistics", "store", "paper", "plotting", "experiments"}
+ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
+HEAVY = {
+    "torchvision",
+    "transformers",
+    "datasets",
+    "papermill",
+    "matplotlib",
+    "seaborn",
+    "plotly",
+    "PIL",
+    "sklearn",
+}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def layer(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "unrolling")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_import_only_the_layers_below(path):
+    own = layer(path)
+    assert own in ALLOWED, f"{own} has no layer yet: give it one here and in the design"
+    names = [name for name in imports(ast.parse(path.read_text())) if name.startswith("unrolling.")]
+    used = {name.split(".")[1] for name in names} - {own, "__version__"}
+    assert used <= ALLOWED[own], f"{own} must not import {sorted(used - ALLOWED[own])}"
+    assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
+
+
+def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
+    script = "import sys, unrolling.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+    assert not loaded & HEAVY
+
+
+def test_public_names_exist_and_are_documented():
+    for name in unrolling.__all__:
+        assert getattr(unrolling, name).__doc__, f"{name} has no docstring"

@@ -1,0 +1,307 @@
+"""Runs as values: settings, profiles, exact resume, and numbers that do not depend on threads."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from unrolling import build_model, load_dataset
+from unrolling._checks import InputError
+from unrolling.experiments import (
+    EXHIBITS,
+    PROFILES,
+    RunConfig,
+    config_from,
+    final_frame,
+    load_profile,
+    notebook_parameters,
+    obtain,
+    published,
+    setting_docs,
+    trace_frame,
+)
+from unrolling.experiments import collect as collect_module
+from unrolling.experiments.collect import choose_device
+from unrolling.experiments.run import batch_orders, execute, load_data
+from unrolling.store import Store
+
+TINY = {
+    "dataset": "digits",
+    "train_size": 96,
+    "test_size": 50,
+    "model": "resnet-small",
+    "width": 2,
+    "gamma": 1.0,
+    "batch_size": 16,
+    "pretrain_epochs": 1,
+    "epochs": 2,
+    "sigma_every": 4,
+    "record_every": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = RunConfig(**TINY)
+    return config, load_data(config)
+
+
+def test_e_and_v_follow_from_what_the_run_recorded(tiny):
+    config, dataset = tiny
+    result = execute(config, dataset)
+    trace, sigma = result["trace"], result["sigma"]
+    assert trace["step"] == [3, 6, 9, 12]
+    assert sigma["step"] == [0, 4, 8]
+    for row, t in enumerate(trace["step"]):
+        sampled = [
+            abs(value) for step, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if step < t
+        ]
+        mean = sum(sampled) / len(sampled)
+        assert trace["sigma_avg"][row] == pytest.approx(mean)
+        expected = 0.1**2 * trace["weight_change"][row] / t * mean * (t**2 - t) / 2
+        assert trace["e"][row] == pytest.approx(expected)
+    assert result["steps"] == 12
+    assert result["pretrain_steps"] == 6
+    assert result["num_parameters"] == sum(
+        p.numel() for p in build_model("resnet-small", 10, input_shape=(1, 8, 8), width=2).parameters()
+    )
+
+
+def test_v_equals_a_retraining_written_out_by_hand(tiny):
+    """The whole protocol again with torch.optim and loops, sharing only data, model and batch order."""
+    config, dataset = tiny
+    result = execute(config, dataset)
+    before, order, forget = batch_orders(config, len(dataset.train_labels))
+    inputs, labels = dataset.train_inputs.double(), dataset.train_labels
+    from unrolling.experiments.run import initial_model
+
+    def loss_of(model, step):
+        logits = model(inputs[list(step)])
+        deviation = (logits - logits.mean(1, keepdim=True)).square().mean(1).sqrt()
+        return torch.nn.functional.cross_entropy(logits, labels[list(step)]) + 1.0 * deviation.mean()
+
+    def train_by_hand(steps, start=None):
+        model = initial_model(config, dataset)
+        if start is not None:
+            model.load_state_dict(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.train()
+        for step in steps:
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+        return model
+
+    pretrained = train_by_hand(before).state_dict()
+    trained = train_by_hand(order, pretrained)
+    retrained = train_by_hand([step for step in order if step != forget], pretrained)
+    at_start = initial_model(config, dataset)
+    at_start.load_state_dict(pretrained)
+    at_start.train()
+    loss_of(at_start, forget).backward()
+    squares = nothing = 0.0
+    for w, other, g in zip(trained.parameters(), retrained.parameters(), at_start.parameters(), strict=True):
+        squares += (w + 2 * 0.1 * g.grad - other).square().sum().item()  # two epochs: the gradient twice
+        nothing += (w - other).square().sum().item()
+    assert result["trace"]["v"][-1] == pytest.approx(squares**0.5, rel=1e-9)
+    assert result["trace"]["v_nothing"][-1] == pytest.approx(nothing**0.5, rel=1e-9)
+    trained.eval()
+    with torch.no_grad():
+        predicted = trained(dataset.test_inputs.double()).argmax(1)
+    assert result["trace"]["accuracy"][-1] == (predicted == dataset.test_labels).double().mean().item()
+
+
+def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
+    config, dataset = tiny
+    assert execute(config, dataset) == execute(config, dataset)
+    released = dataclasses.replace(config, loss="sd_released", gamma=90**0.5)
+    ours, theirs = execute(config, dataset)["trace"], execute(released, dataset)["trace"]
+    assert theirs["e"] == pytest.approx(ours["e"], rel=1e-6)
+    assert execute(dataclasses.replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
+
+
+COMPUTE = """
+import json, sys, torch
+from unrolling.experiments import RunConfig
+from unrolling.experiments.run import execute, load_data
+from unrolling.checkpoint import Checkpoint
+threads, path, config = int(sys.argv[1]), sys.argv[2], RunConfig(**json.loads(sys.argv[3]))
+torch.set_num_threads(threads)
+checkpoint = Checkpoint(path) if path else None
+slow = (lambda done, total: (print(done, flush=True), __import__("time").sleep(0.05))) if path else None
+result = execute(config, load_data(config), checkpoint=checkpoint, checkpoint_seconds=0, progress=slow)
+print(json.dumps(result))
+"""
+
+
+def command(threads, path=""):
+    return [sys.executable, "-c", COMPUTE, str(threads), str(path), json.dumps(TINY)]
+
+
+def test_one_and_two_threads_give_the_same_bits():
+    results = [
+        subprocess.run(
+            command(threads),
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        ).stdout
+        for threads in (1, 2)
+    ]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("killed_after", [3, 11])  # in pre-training (6 steps); in the unrolled steps
+def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tiny, tmp_path, killed_after):
+    path = tmp_path / "run.pt"
+    process = subprocess.Popen(command(1, path), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) >= killed_after:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    process.stdout.close()
+    resumed = subprocess.run(command(1, path), capture_output=True, text=True, check=True).stdout.splitlines()
+    assert int(resumed[0]) > killed_after - 1  # it did not start over
+    assert json.loads(resumed[-1]) == execute(*tiny)
+
+
+def test_obtain_computes_once_and_answers_from_the_store(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    configs = [RunConfig(**TINY | {"seed": seed}) for seed in (1, 0)]
+    computed = []
+    first = obtain(configs, store=store, report=lambda done, total, record: computed.append((done, total)))
+    assert computed == [(1, 2), (2, 2)]
+    monkeypatch.setattr(collect_module, "compute", lambda *args, **options: pytest.fail("computed again"))
+    assert obtain(configs, store=store) == first
+    assert [record.config["seed"] for record in first] == [1, 0]
+    assert not list(tmp_path.rglob("*.pt"))
+
+    traces, last = trace_frame(first), final_frame(first)
+    assert len(traces) == 8
+    assert last["step"].tolist() == [12, 12]
+    assert last["e"].tolist() == [record.result["trace"]["e"][-1] for record in first]
+
+
+def test_processes_compute_the_same_runs(tmp_path):
+    configs = [RunConfig(**TINY | {"seed": seed}) for seed in (0, 1)]
+    alone = obtain(configs, store=Store(tmp_path / "alone"))
+    together = obtain(configs, store=Store(tmp_path / "together"), jobs=2)
+    assert [record.result for record in together] == [record.result for record in alone]
+
+
+def test_subsets_do_not_depend_on_the_seed_and_have_their_own_address(tiny):
+    config, dataset = tiny
+    again = load_data(dataclasses.replace(config, seed=5))
+    assert torch.equal(dataset.train_inputs, again.train_inputs)
+    assert dataset.fingerprint == again.fingerprint != load_dataset("digits").fingerprint
+
+
+def test_whole_numbers_and_floats_are_one_setting():
+    assert RunConfig(gamma=1, learning_rate=1) == RunConfig(gamma=1.0, learning_rate=1.0)
+    assert json.dumps(RunConfig(gamma=1).to_dict()) == json.dumps(RunConfig(gamma=1.0).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"dataset": "digitz"}, r"unknown data set 'digitz'.*Did you mean 'digits'"),
+        ({"model": "resnet"}, "unknown model 'resnet'"),
+        ({"loss": "std"}, "unknown loss 'std'"),
+        ({"dtype": "float16"}, "unknown dtype"),
+        ({"learning_rat": 0.1}, r"unknown setting 'learning_rat'.*Did you mean 'learning_rate'"),
+        ({"gamma": -1.0}, "gamma must be at least 0"),
+        ({"gamma": float("nan")}, "gamma must be finite"),
+        ({"learning_rate": 0}, "learning_rate must be larger than 0"),
+        ({"learning_rate": -0.1}, "learning_rate must be larger than 0"),
+        ({"learning_rate": "1e-3"}, r"write 1.0e-3"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(InputError, match=message):
+        config_from(setting)
+
+
+def test_settings_that_only_the_data_can_refuse():
+    config = RunConfig(**TINY | {"batch_size": 97})
+    with pytest.raises(InputError, match="batch_size must be at most the number of examples"):
+        execute(config, load_data(config))
+    config = RunConfig(**TINY | {"forget_batch": 6})
+    with pytest.raises(InputError, match=r"forget_batch must be one of an epoch's 6 batches, 0..5, got 6"):
+        execute(config, load_data(config))
+    config = RunConfig(**TINY | {"learning_rate": 1e6})
+    with pytest.raises(InputError, match="diverged"):
+        execute(config, load_data(config))
+
+
+def test_devices_are_chosen_by_name_or_precision():
+    single, double = RunConfig(dtype="float32"), RunConfig(dtype="float64")
+    assert choose_device("auto", double).type == "cpu"
+    assert choose_device("auto", single).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(InputError, match="unknown device"):
+        choose_device("gpu", single)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="sees no CUDA device"):
+            choose_device("cuda", single)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_grid_of_every_profile_is_made_of_valid_runs(profile):
+    for experiment in load_profile(profile).experiments.values():
+        for part in experiment.parts:
+            configs = experiment.configs(part)
+            assert len(set(configs)) == len(configs)
+            seeds = {config.seed for config in configs}
+            assert seeds == set(range(experiment.parameters["num_seeds"]))
+
+
+def test_notebook_parameters_change_every_run_of_a_grid():
+    experiment = load_profile("quick").experiment("training_with_sd_loss")
+    configs = experiment.configs("strength", learning_rate=0.05, num_seeds=1)
+    assert {config.learning_rate for config in configs} == {0.05}
+    assert {config.seed for config in configs} == {0}
+    with pytest.raises(InputError, match="unknown parameter 'learning_rat'"):
+        experiment.configs("strength", learning_rat=0.05)
+    with pytest.raises(InputError, match="unknown part 'strengths'"):
+        experiment.configs("strengths")
+    with pytest.raises(InputError, match="unknown profile 'tiny'"):
+        load_profile("tiny")
+
+
+def test_the_paper_profile_is_table_1():
+    configs = load_profile("paper").experiment("training_with_sd_loss").configs("strength")
+    assert {(c.dataset, c.model, c.batch_size, c.pretrain_epochs) for c in configs} == {
+        ("cifar10", "resnet18", 32, 10)
+    }
+    in_code_units = sorted({round(c.gamma * 90**0.5, 3) for c in configs})
+    assert in_code_units == [0, 1, 5, 10, 15, 20]
+
+
+def test_every_exhibit_names_what_exists():
+    slugs = set(notebook_parameters("quick"))
+    for exhibit in EXHIBITS:
+        assert exhibit.notebook in slugs
+        __import__(exhibit.module)
+        for profile in PROFILES if exhibit.experiment else ():
+            assert exhibit.part in load_profile(profile).experiment(exhibit.experiment).parts
+
+
+def test_every_setting_is_documented():
+    assert all(setting_docs().values())
+
+
+def test_published_results_are_whole_and_belong_to_their_profile():
+    configs = load_profile("small").experiment("training_with_sd_loss").configs("strength")
+    records = published(configs, "small")
+    assert len(records) == len(configs)
+    assert {record.data["name"] for record in records} == {"cifar10-jpeg"}
+    assert not any(record.provenance["dirty"] for record in records)

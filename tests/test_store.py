@@ -1,0 +1,169 @@
+"""The run store: addresses, atomic and verified files, packing, and what goes wrong."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import tempfile
+from contextlib import contextmanager
+
+import pytest
+
+from unrolling._checks import InputError, StoreError
+from unrolling.store import Record, Store, make_address
+
+
+def make_record(seed=0, value=1.5):
+    return Record(
+        config={"seed": seed, "gamma": 0.5},
+        data={"name": "digits", "description": "digits", "fingerprint": "abc"},
+        result={"trace": {"e": [value]}},
+        provenance={"started": "2026-01-01T00:00:00", "seconds": 1.0},
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+def test_a_stored_run_comes_back_whole(store):
+    record = make_record()
+    store.put(record)
+    assert store.get(record.address) == record
+    assert list(store) == [record]
+    assert store.get("0" * 16) is None
+
+
+def test_the_address_depends_on_settings_and_data_and_on_nothing_else():
+    record = make_record()
+    assert record.address == make_record(value=9.0).address
+    assert record.address == make_address({"gamma": 0.5, "seed": 0}, "abc")  # order of the keys
+    assert record.address != make_record(seed=1).address
+    assert record.address != make_address(record.config, "abd")
+
+
+def test_results_that_are_not_numbers_are_refused(store):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.put(make_record(value=float("nan")))
+    assert store.addresses() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("1.5", "2.5"),
+        lambda text: text.replace('"gamma":0.5', '"gamma":0.6'),
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"schema":1', '"schema":99'),
+    ],
+)
+def test_a_damaged_run_is_named_and_can_be_removed(store, damage):
+    record, other = make_record(), make_record(seed=1)
+    path = store.put(record)
+    store.put(other)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(StoreError, match=record.address):
+        store.get(record.address)
+    assert list(store.damaged()) == [record.address]
+    store.remove(record.address)
+    assert list(store) == [other]
+
+
+def test_a_run_under_another_runs_name_is_damaged(store):
+    path = store.put(make_record())
+    path.rename(store.path(make_record(seed=1).address))
+    with pytest.raises(StoreError, match="it holds run"):
+        store.get(make_record(seed=1).address)
+
+
+def test_packing_carries_runs_elsewhere_byte_for_byte(store, tmp_path):
+    records = [make_record(seed) for seed in range(5)]
+    for record in records:
+        store.put(record)
+    assert store.pack(tmp_path / "runs.gz") == 5
+    assert store.pack(tmp_path / "again.gz") == 5
+    assert (tmp_path / "runs.gz").read_bytes() == (tmp_path / "again.gz").read_bytes()
+    other = Store(tmp_path / "other")
+    assert other.unpack(tmp_path / "runs.gz") == 5
+    assert {record.address: record for record in other} == {record.address: record for record in records}
+
+
+def test_nothing_is_imported_from_a_pack_with_one_damaged_run(store, tmp_path):
+    for seed in range(3):
+        store.put(make_record(seed))
+    store.pack(tmp_path / "runs.gz")
+    lines = gzip.decompress((tmp_path / "runs.gz").read_bytes()).decode().splitlines()
+    lines[1] = lines[1].replace("1.5", "2.5")
+    (tmp_path / "bad.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    other = Store(tmp_path / "other")
+    with pytest.raises(StoreError, match=r"bad.gz, line 2"):
+        other.unpack(tmp_path / "bad.gz")
+    assert other.addresses() == []
+    for content in (b"not gzip", (tmp_path / "runs.gz").read_bytes()[:-20]):
+        (tmp_path / "cut.gz").write_bytes(content)
+        with pytest.raises(StoreError, match="cannot read the packed runs"):
+            other.unpack(tmp_path / "cut.gz")
+
+
+def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    blocked = Store(tmp_path / "file" / "runs")
+    for attempt in (blocked.check_writable, lambda: blocked.put(make_record())):
+        with pytest.raises(StoreError, match=r"cannot write to the run store .*UNROLLING_STORE"):
+            attempt()
+    assert blocked.addresses() == []
+
+
+@contextmanager
+def ordinary_user():
+    """Root may write to read-only folders, so root takes another user's rights for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_read_only_store_can_be_read_but_not_written():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        store, record = Store(folder), make_record()
+        store.put(record)
+        os.chmod(folder, 0o555)
+        with ordinary_user():
+            assert store.get(record.address) == record
+            with pytest.raises(StoreError, match="Permission denied"):
+                store.put(make_record(seed=1))
+        assert store.addresses() == [record.address]
+
+
+def _write_many(root, first):
+    for seed in range(first, first + 20):
+        Store(root).put(make_record(seed % 30))
+
+
+def test_many_writers_leave_only_whole_runs(store):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_many, args=(store.root, 10 * k)) for k in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert len(store.addresses()) == 30
+    assert store.damaged() == {}
+    assert not list(store.root.glob("*.tmp"))
+
+
+def test_removing_what_is_not_there_is_an_error(store):
+    with pytest.raises(InputError, match="no run 'nope'"):
+        store.remove("nope")
+
+
+def test_files_are_plain_json(store):
+    path = store.put(make_record())
+    assert json.loads(path.read_text())["config"] == {"seed": 0, "gamma": 0.5}

@@ -1,0 +1,346 @@
+"""The command line: thin verbs over the package."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from unrolling import __version__
+from unrolling._checks import InputError, UnrollingError
+from unrolling.data import DATASETS, download_dataset, find_datasets, load_dataset
+from unrolling.experiments import (
+    EXHIBITS,
+    PROFILES,
+    RunConfig,
+    config_from,
+    default_store,
+    final_frame,
+    find_exhibit,
+    load_profile,
+    obtain,
+    setting_docs,
+)
+from unrolling.experiments.provenance import commit, describe_device, versions
+from unrolling.losses import LOSSES
+from unrolling.methods import METHODS
+from unrolling.models import MODELS
+from unrolling.store import Record, Store
+from unrolling.unlearning_error import METRICS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 on bad input, 130 when interrupted."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        arguments.verb(arguments)
+    except UnrollingError as error:
+        print(f"unrolling: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("unrolling: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="unrolling",
+        description="Run the experiments of 'Unrolling SGD', look at their results, and check this machine.",
+        epilog="Environment: UNROLLING_DATA, the folder of data sets; UNROLLING_STORE, the folder of runs.",
+    )
+    parser.add_argument("--version", action="version", version=f"unrolling {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in (_add_run, _add_list, _add_data, _add_store, _add_doctor):
+        add(verbs)
+    return parser
+
+
+def _add_verb(
+    verbs: Any, name: str, verb: Callable[[argparse.Namespace], None], help: str, **more: Any
+) -> Any:
+    parser = verbs.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+# run
+
+
+def _add_run(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs,
+        "run",
+        _run,
+        "compute one run, or all runs of a figure or table",
+        epilog="examples:\n"
+        "  unrolling run table-1                          the runs of Table 1, quick profile\n"
+        "  unrolling run figure-7 --profile small --jobs 2\n"
+        "  unrolling run --dataset digits --model mlp --gamma 1 --pretrain-epochs 1\n\n"
+        "A run that is in the store already is not computed again.",
+    )
+    parser.add_argument(
+        "exhibit", nargs="?", metavar="FIGURE", help="a figure or table, see 'unrolling list'"
+    )
+    parser.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} (default: quick)")
+    parser.add_argument("--num-seeds", type=int, help="seeds per setting of a figure")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compute at once (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
+    settings = parser.add_argument_group(
+        "settings of the runs (defaults: the figure's, or those in brackets)"
+    )
+    docs = setting_docs()
+    for setting in dataclasses.fields(RunConfig):
+        settings.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            dest=setting.name,
+            type=type(setting.default),
+            metavar=type(setting.default).__name__.upper(),
+            help=f"{docs[setting.name]} [{setting.default}]",
+        )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    names = [setting.name for setting in dataclasses.fields(RunConfig)]
+    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.exhibit:
+        exhibit = find_exhibit(arguments.exhibit)
+        if exhibit.experiment is None or exhibit.part is None:
+            raise InputError(f"{exhibit.name} needs no runs; notebooks/{exhibit.notebook}.ipynb computes it.")
+        if arguments.num_seeds is not None:
+            changes["num_seeds"] = arguments.num_seeds
+        experiment = load_profile(arguments.profile).experiment(exhibit.experiment)
+        configs = experiment.configs(exhibit.part, **changes)
+    elif arguments.num_seeds is not None:
+        raise InputError("--num-seeds goes with a figure; for one run give --seed.")
+    else:
+        configs = [config_from(changes)]
+
+    with tqdm(unit="step", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        def report(done: int, total: int, record: Record) -> None:
+            bar.reset()
+            bar.write(f"[{done}/{total}] {_summary(record)}", file=sys.stderr)
+
+        records = obtain(
+            configs,
+            store=_store(arguments),
+            device=arguments.device,
+            jobs=arguments.jobs,
+            report=report,
+            progress=progress,
+        )
+    if arguments.json:
+        _print_json(
+            [{"address": r.address, "config": r.config, "data": r.data, "result": r.result} for r in records]
+        )
+    else:
+        columns = ["gamma", "pretrain_epochs", "seed", "step", "e", "v", "v_nothing", "accuracy", "address"]
+        print(final_frame(records)[columns].to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
+def _summary(record: Record) -> str:
+    config, trace = record.config, record.result["trace"]
+    return (
+        f"{config['dataset']} {config['model']} gamma={config['gamma']:g} N={config['pretrain_epochs']} "
+        f"seed={config['seed']}: e={trace['e'][-1]:.4g} v={trace['v'][-1]:.4g} "
+        f"in {record.provenance['seconds']:.1f} s"
+    )
+
+
+# list
+
+
+def _add_list(verbs: Any) -> None:
+    _add_verb(
+        verbs, "list", _list, "list figures and tables, data sets, models, losses, methods, metrics, profiles"
+    )
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    catalogue = {
+        "figures": [exhibit._asdict() for exhibit in EXHIBITS],
+        "datasets": [
+            {"name": name, "title": source.description, "embedded": source.embedded}
+            for name, source in DATASETS.items()
+        ],
+        "models": _named(MODELS),
+        "losses": _named(LOSSES),
+        "methods": _named(METHODS),
+        "metrics": _named(METRICS),
+        "profiles": [{"name": name, "title": load_profile(name).description} for name in PROFILES],
+    }
+    if arguments.json:
+        _print_json(catalogue)
+        return
+    for kind, entries in catalogue.items():
+        print("figures and tables" if kind == "figures" else kind)
+        for entry in entries:
+            place = f"  ({entry['notebook']})" if kind == "figures" else ""
+            print(f"  {entry['name']:<28}{entry['title']}{place}")
+
+
+def _named(registry: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "title": title} for name, title in registry.items()]
+
+
+# data
+
+
+def _add_data(verbs: Any) -> None:
+    parser = _add_verb(verbs, "data", _data, "show which data sets are here; load, check or download one")
+    parser.add_argument("name", nargs="?", help="a data set; without it all are listed")
+    parser.add_argument("--root", help="folder of data sets (default: UNROLLING_DATA, else data/)")
+    parser.add_argument("--download", action="store_true", help="get it from its publisher first")
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    if arguments.name is None:
+        if arguments.download:
+            raise InputError(
+                "--download needs the name of a data set, for example: unrolling data cifar10 --download"
+            )
+        found = find_datasets(arguments.root)
+        if arguments.json:
+            _print_json([entry._asdict() for entry in found])
+        for entry in [] if arguments.json else found:
+            print(f"{entry.name:<14}{'here' if entry.available else 'missing':<9}{entry.where}")
+        return
+    if arguments.download:
+        download_dataset(arguments.name, arguments.root)
+    dataset = load_dataset(arguments.name, arguments.root)
+    facts = {
+        "name": dataset.name,
+        "description": dataset.description,
+        "train": list(dataset.train_inputs.shape),
+        "test": list(dataset.test_inputs.shape),
+        "classes": list(dataset.class_names),
+        "fingerprint": dataset.fingerprint,
+    }
+    if arguments.json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name:<13}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+# store
+
+
+def _add_store(verbs: Any) -> None:
+    parser = _add_verb(verbs, "store", _store_verb, "look after the stored runs")
+    parser.add_argument(
+        "action",
+        choices=["list", "show", "verify", "remove-damaged", "pack", "import"],
+        help="list all runs; show ADDRESS; verify checksums; remove damaged runs; "
+        "pack all runs into FILE; import the runs of FILE, verified",
+    )
+    parser.add_argument("target", nargs="?", metavar="ADDRESS|FILE")
+    parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    return Store(arguments.store) if arguments.store else default_store()
+
+
+def _store_verb(arguments: argparse.Namespace) -> None:
+    store, action, target = _store(arguments), arguments.action, arguments.target
+    if (target is None) == (action in ("show", "pack", "import")):
+        expected = {"show": "an ADDRESS", "pack": "a FILE", "import": "a FILE"}.get(action, "nothing more")
+        raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")
+    if action == "list":
+        records = list(store)
+        if arguments.json:
+            _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in records])
+        for record in [] if arguments.json else records:
+            print(record.address, _summary(record))
+    elif action == "show":
+        record = store.get(target)
+        if record is None:
+            raise InputError(
+                f"no run {target!r} in {store.root}. 'unrolling store list' shows what is there."
+            )
+        _print_json(dataclasses.asdict(record) | {"address": record.address})
+    elif action == "pack":
+        _say(arguments, {"packed": store.pack(target), "file": target})
+    elif action == "import":
+        _say(arguments, {"imported": store.unpack(target), "store": store.root})
+    else:
+        damaged = store.damaged()
+        if action == "remove-damaged":
+            for address in damaged:
+                store.remove(address)
+        _say(
+            arguments,
+            {"runs": len(store.addresses()), "damaged" if action == "verify" else "removed": damaged},
+        )
+
+
+def _say(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+    if arguments.json:
+        _print_json(facts)
+    else:
+        print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+# doctor
+
+
+def _add_doctor(verbs: Any) -> None:
+    _add_verb(verbs, "doctor", _doctor, "check this machine: versions, devices, data, store")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    import torch
+
+    store = default_store()
+    try:
+        store.check_writable()
+        writable: bool | str = True
+    except UnrollingError as error:
+        writable = str(error)
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    facts = {
+        "versions": versions() | commit(),
+        "devices": {name: describe_device(torch.device(name)) for name in devices},
+        "threads": torch.get_num_threads(),
+        "data": {
+            entry.name: entry.where if entry.available else f"missing: {entry.where}"
+            for entry in find_datasets()
+        },
+        "store": {"folder": str(store.root), "writable": writable, "runs": len(store.addresses())},
+    }
+    if arguments.json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        print(f"{name}: {value}" if not isinstance(value, dict) else name)
+        for key, entry in value.items() if isinstance(value, dict) else ():
+            print(f"  {key:<14}{entry}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

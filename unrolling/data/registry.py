@@ -1,0 +1,118 @@
+"""Data sets by name."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from unrolling._checks import check_choice
+from unrolling.data import cifar
+from unrolling.data.dataset import Dataset
+from unrolling.data.digits import load_digits
+from unrolling.data.image_folder import find_image_folder, load_image_folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of :data:`DATASETS`.
+
+    Attributes:
+        description: One line.
+        embedded: The data come with the package's dependencies: no file is needed.
+        load: Reads the data set below a data root.
+        find: Tells cheaply whether it is there, and where it was looked for.
+        download: Gets it from its publisher; None where that is up to the user.
+    """
+
+    description: str
+    embedded: bool
+    load: Callable[[Path], Dataset]
+    find: Callable[[Path], tuple[bool, str]]
+    download: Callable[[Path], None] | None = None
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(
+        "scikit-learn digits: 10 classes, 1,440 + 357 images, 1 x 8 x 8",
+        embedded=True,
+        load=lambda root: load_digits(),
+        find=lambda root: (True, "embedded"),
+    ),
+    "cifar10": Source(
+        "CIFAR-10: 10 classes, 50,000 + 10,000 images, 3 x 32 x 32",
+        embedded=False,
+        load=partial(cifar.load_cifar, "cifar10"),
+        find=partial(cifar.find_cifar, "cifar10"),
+        download=partial(cifar.download_cifar, "cifar10"),
+    ),
+    "cifar100": Source(
+        "CIFAR-100, fine labels: 100 classes, 50,000 + 10,000 images, 3 x 32 x 32",
+        embedded=False,
+        load=partial(cifar.load_cifar, "cifar100"),
+        find=partial(cifar.find_cifar, "cifar100"),
+        download=partial(cifar.download_cifar, "cifar100"),
+    ),
+    "cifar10-jpeg": Source(
+        "CIFAR-10 as JPEG files of quality 75 (lossy): 10 classes, 50,000 + 10,000 images, 3 x 32 x 32",
+        embedded=False,
+        load=cifar.load_cifar10_jpeg,
+        find=cifar.find_cifar10_jpeg,
+    ),
+    "image_folder": Source(
+        "your images: {train,test}/<class>/<image> in the data root, or a tar archive as the data root",
+        embedded=False,
+        load=partial(load_image_folder, "image_folder"),
+        find=find_image_folder,
+    ),
+}
+"""What :func:`load_dataset` can load."""
+
+
+def data_root(root: str | os.PathLike | None = None) -> Path:
+    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
+    return Path(root if root is not None else os.environ.get("UNROLLING_DATA") or "data").expanduser()
+
+
+def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
+    """Return a data set with standardised inputs. Nothing is downloaded and nothing stands in for it.
+
+    Args:
+        name: A key of :data:`DATASETS`.
+        root: The folder that holds the data sets; by default ``UNROLLING_DATA``, else ``./data``. For
+            ``"image_folder"`` the image folder itself, or a tar archive of one.
+
+    Raises:
+        InputError: If the name is unknown.
+        DataError: If the data set is missing or damaged; the message says how to get it.
+
+    Example:
+        >>> load_dataset("digits").train_inputs.shape
+        torch.Size([1440, 1, 8, 8])
+    """
+    return DATASETS[check_choice("data set", name, DATASETS)].load(data_root(root))
+
+
+def download_dataset(name: str, root: str | os.PathLike | None = None) -> None:
+    """Download a data set into the data root, unless it is complete there, and verify its checksum.
+
+    Raises:
+        InputError: If the name is unknown or there is nothing to download from.
+        DataError: If the download fails.
+    """
+    downloads = {known: source.download for known, source in DATASETS.items() if source.download}
+    downloads[check_choice("downloadable data set", name, downloads)](data_root(root))
+
+
+class Availability(NamedTuple):
+    """Whether a data set can be loaded, and where it is or why it cannot."""
+
+    name: str
+    available: bool
+    where: str
+
+
+def find_datasets(root: str | os.PathLike | None = None) -> list[Availability]:
+    """Look for every data set below the data root, without reading any."""
+    return [Availability(name, *source.find(data_root(root))) for name, source in DATASETS.items()]
