@@ -26,14 +26,13 @@ ALLOWED = {
     "checkpoint": CORE | {"training"},
     "trackers": CORE | {"training", "curvature", "unlearning_error"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},
-    "statistics": {"_checks"},
     "store": {"_checks"},
     "paper": {"_checks"},
-    "plotting": {"_checks", "losses", "statistics"},
+    "plotting": {"_checks"},
 }
 BELOW_EXPERIMENTS = set(ALLOWED) - {"plotting"}
 ALLOWED["experiments"] = BELOW_EXPERIMENTS
-ALLOWED["page"] = {"_checks", "statistics", "store", "paper", "plotting", "experiments"}
+ALLOWED["page"] = {"_checks", "store", "paper", "plotting", "experiments"}
 ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
 HEAVY = {
     "torchvision",

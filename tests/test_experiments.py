@@ -66,7 +66,7 @@ def test_e_and_v_follow_from_what_the_run_recorded(tiny):
         expected = 0.1**2 * trace["weight_change"][row] / t * mean * (t**2 - t) / 2
         assert trace["e"][row] == pytest.approx(expected)
     assert result["steps"] == 12
-    assert result["pretrain_steps"] == 6
+    assert result["steps_per_epoch"] == result["pretrain_steps"] == 6
     assert result["num_parameters"] == sum(
         p.numel() for p in build_model("resnet-small", 10, input_shape=(1, 8, 8), width=2).parameters()
     )

@@ -34,7 +34,7 @@ def sd_loss_minimum(gamma: float, num_classes: int) -> tuple[float, float]:
     """
     gamma = check_real("gamma", gamma, minimum=0)
     c = check_integer("num_classes", num_classes, minimum=2)
-    if gamma >= math.sqrt(c):
+    if gamma >= math.sqrt(c - 1):
         return 1 / c, 0.0
     q = gamma * math.sqrt(c - 1) / c
     return 1 - q, math.log((c - 1) * (1 - q) / q) if q else math.inf

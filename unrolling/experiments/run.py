@@ -117,6 +117,7 @@ class _Run:
         dtype = getattr(torch, config.dtype)
         self.inputs = dataset.train_inputs.to(device, dtype)
         self.labels = dataset.train_labels.to(device)
+        self.num_classes = dataset.num_classes
         self.test_data = dataset.test_inputs.to(device, dtype), dataset.test_labels.to(device)
         self.pretraining, self.order, self.forget = batch_orders(config, len(self.labels))
         self.objective = Objective(config.loss, config.gamma)
@@ -211,6 +212,8 @@ class _Run:
             "sigma_hvps": estimate.hvps,
             "pretrain_steps": len(self.pretraining),
             "steps": len(self.order),
+            "steps_per_epoch": len(self.order) // config.epochs,
+            "num_classes": self.num_classes,
             "num_parameters": sum(p.numel() for p in trainable(model).values()),
             "forget_gradient_norm": forget_gradient_norm,
             "accuracy_pretrained": accuracy_pretrained,
