@@ -1,0 +1,203 @@
+import base64
+import io
+import math
+import struct
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from matplotlib.image import imread
+
+from unrolling import page
+from unrolling._checks import InputError
+from unrolling.page import Missing, figure, interactive, reported, run_card
+from unrolling.plotting import interval
+from unrolling.store import Record
+
+FRAME = pd.DataFrame({"γ": [0.1, 1 / 3], "note": ['a "quoted", comma', "<b>&"]})
+
+
+class Page(HTMLParser):
+    """All tags with their attributes, and all text, as a browser reads them."""
+
+    def __init__(self, shown):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(
+            shown._repr_mimebundle_()["text/html"] if hasattr(shown, "_repr_mimebundle_") else shown.data
+        )
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def draw(fig):
+    fig.subplots().plot([0, 1], [0, 1])
+
+
+def drawn(**changes):
+    arguments = {"data": FRAME, "name": "fig-line", "alt": "a line", "command": "make <book>", "size": (3, 2)}
+    return Page(figure(draw, **(arguments | changes)))
+
+
+def png(image):
+    return base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+
+
+def test_figure_has_one_clear_image_per_theme_at_twice_its_width():
+    light, dark = drawn().all("img")
+    assert (light["class"], dark["class"]) == ("only-light", "only-dark")
+    for image in (light, dark):
+        width, height = struct.unpack(">II", png(image)[16:24])
+        assert (width, height) == (600, 400)
+        assert image["width"] == "300"
+        assert imread(io.BytesIO(png(image)))[0, 0, 3] == 0  # the corner lets the page through
+
+
+def test_the_two_images_differ_in_their_ink_only():
+    pixels = [imread(io.BytesIO(png(image))) for image in drawn().all("img")]
+    on_light, on_dark = (image[image[..., 3] > 0.99][:, :3].max(axis=1) for image in pixels)
+    assert on_light.min() < 0.2
+    assert on_dark.min() > 0.2
+    assert (pixels[0][..., 3] > 0).sum() == (pixels[1][..., 3] > 0).sum()
+
+
+def test_figure_is_the_same_bytes_each_time():
+    assert [png(image) for image in drawn().all("img")] == [png(image) for image in drawn().all("img")]
+
+
+def test_data_link_gives_back_the_frame():
+    (link,) = drawn().all("a")
+    assert link["download"] == "fig-line.csv"
+    csv = unquote(link["href"].split(",", 1)[1])
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(csv)), FRAME)
+
+
+def test_command_is_shown_escaped_and_left_out_when_there_is_none():
+    assert "make <book>" in drawn().text
+    assert "details" in dict(drawn().tags)
+    assert "details" not in dict(drawn(command=None).tags)
+
+
+def test_alt_text_is_escaped():
+    assert [image["alt"] for image in drawn(alt='5" < γ & "x"').all("img")] == ['5" < γ & "x"'] * 2
+
+
+@pytest.mark.parametrize("alt", ["", "  "])
+def test_a_figure_without_alt_text_is_refused(alt):
+    with pytest.raises(InputError, match="'fig-line' needs an `alt` text"):
+        drawn(alt=alt)
+
+
+def test_a_name_that_is_no_html_id_is_refused():
+    with pytest.raises(InputError, match="lower-case letters, digits and hyphens"):
+        drawn(name='x" onload="')
+
+
+def test_interactive_figure_has_the_same_furniture_and_no_script_address():
+    shown = interactive(
+        go.Figure(go.Scatter(x=[0, 1], y=[2, 3])), data=FRAME, name="fig-line", alt='a "line"', command="make"
+    )
+    html = Page(shown)
+    roles = [div for div in html.all("div") if div.get("role") == "img"]
+    assert [div["aria-label"] for div in roles] == ['a "line"']
+    assert "fig-line-plot" in [div.get("id") for div in html.all("div")]
+    assert html.all("a")[0]["download"] == "fig-line.csv"
+    assert not any("src" in script for script in html.all("script"))
+    assert shown._repr_mimebundle_()["application/vnd.plotly.v1+json"]["data"][0]["type"] == "scatter"
+
+
+def test_interactive_figure_without_alt_text_is_refused():
+    with pytest.raises(InputError, match="needs an `alt` text"):
+        interactive(go.Figure(), data=FRAME, name="fig-line", alt="")
+
+
+def record(seed=0, **provenance):
+    made = {
+        "started": "2020-01-02T03:04:05+00:00",
+        "seconds": 2.0,
+        "device": "cpu",
+        "dtype": "float64",
+        "threads": 1,
+        "python": "3.11.7",
+        "torch": "2.15.0",
+        "numpy": "2.4.6",
+        "platform": "Linux",
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "package_version": "0.1.0",
+    }
+    data = {"name": "digits", "description": "8x8 <images>", "fingerprint": "f00d"}
+    return Record({"seed": seed}, data, {"e": 1.0}, made | provenance)
+
+
+def card(*runs):
+    rows = Page(run_card(profile="quick", runs=runs)).text
+    return rows.split("addresses of all runs")
+
+
+def test_run_card_says_what_ran():
+    runs = record(0), record(1, seconds=3.0, started="2020-01-02T04:00:00+00:00")
+    summary, addresses = card(*runs)
+    for fact in ("quick", "2 (0 computed for this page, 2 read from the store)", "0, 1", "f00d", "cpu"):
+        assert fact in summary
+    assert "5.0 s in all; 3.0 s for the newest run, begun 2020-01-02 04:00 UTC" in summary
+    assert "0123456789ab" in summary
+    assert "uncommitted" not in summary
+    assert addresses == runs[0].address + runs[1].address
+
+
+def test_run_card_lists_mixed_values():
+    summary, _ = card(record(0), record(1, device="cuda (H200)", commit="fedcba9876543210", dirty=True))
+    assert "cpu, cuda (H200)" in summary
+    assert "0123456789ab, fedcba987654 with uncommitted changes" in summary
+
+
+def test_run_card_tells_new_runs_from_stored_ones():
+    summary, _ = card(record(0), record(1, started=page.datetime.now(page.UTC).isoformat()))
+    assert "2 (1 computed for this page, 1 read from the store)" in summary
+
+
+def test_run_card_escapes_what_runs_say():
+    shown = run_card(profile="<script>", runs=[record()], title="a & b")
+    assert "<script>" not in shown.data
+    assert "8x8 &lt;images&gt;" in shown.data
+    assert "a &amp; b" in shown.data
+
+
+def test_run_card_of_a_page_without_runs_names_versions_only():
+    (text,) = card()
+    assert "none: the page computes from formulas" in text
+    assert "unrolling 0.1.0" in text
+    assert "Seeds" not in text
+
+
+def test_reported_sets_printed_beside_ours_with_interval_and_reason():
+    shown = reported(
+        [
+            {"γ": 1, "printed": 101.79, "ours": interval([98.0, 98.5, 98.1])},
+            {"γ": 5, "printed": Missing("not in <Table 3>"), "ours": (-2.0, math.nan, math.nan)},
+        ]
+    )
+    html = Page(shown)
+    assert html.text == "γprintedours1101.898.20 [97.54, 98.86]5– (not in <Table 3>)−2.000"
+    assert [cell["class"] for cell in html.all("td")] == ["number"] * 4 + ["missing", "number"]
+    assert html.all("table") == [{"class": "reported"}]
+
+
+def test_reported_refuses_a_number_that_is_none():
+    with pytest.raises(InputError, match="Say why it has none: Missing"):
+        reported([{"ours": math.nan}])
+
+
+def test_reported_refuses_rows_with_different_columns():
+    with pytest.raises(InputError, match="same columns"):
+        reported([{"a": 1}, {"b": 1}])
