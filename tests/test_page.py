@@ -125,7 +125,6 @@ def record(seed=0, **provenance):
         "started": "2020-01-02T03:04:05+00:00",
         "seconds": 2.0,
         "device": "cpu",
-        "dtype": "float64",
         "threads": 1,
         "python": "3.11.7",
         "torch": "2.15.0",
@@ -133,10 +132,10 @@ def record(seed=0, **provenance):
         "platform": "Linux",
         "commit": "0123456789abcdef",
         "dirty": False,
-        "package_version": "0.1.0",
+        "unrolling": "0.1.0",
     }
     data = {"name": "digits", "description": "8x8 <images>", "fingerprint": "f00d"}
-    return Record({"seed": seed}, data, {"e": 1.0}, made | provenance)
+    return Record({"seed": seed, "dtype": "float64"}, data, {"e": 1.0}, made | provenance)
 
 
 def card(*runs):
@@ -175,9 +174,14 @@ def test_run_card_escapes_what_runs_say():
 
 def test_run_card_of_a_page_without_runs_names_versions_only():
     (text,) = card()
-    assert "none: the page computes from formulas" in text
+    assert "none in the store" in text
     assert "unrolling 0.1.0" in text
     assert "Seeds" not in text
+
+
+def test_run_card_of_a_page_without_runs_shows_what_it_computed_itself():
+    text = Page(run_card(profile="quick", computed={"Seeds": 7})).text
+    assert "Seeds7" in text
 
 
 def test_reported_sets_printed_beside_ours_with_interval_and_reason():
@@ -201,3 +205,8 @@ def test_reported_refuses_a_number_that_is_none():
 def test_reported_refuses_rows_with_different_columns():
     with pytest.raises(InputError, match="same columns"):
         reported([{"a": 1}, {"b": 1}])
+
+
+def test_interval_text_reads_in_a_sentence_and_leaves_out_what_one_seed_cannot_say():
+    assert page.interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
+    assert page.interval_text(interval([3.0]), 3) == "3.00"

@@ -1,4 +1,4 @@
-"""The reported numbers against themselves: what the paper prints twice must agree, and so must its statistics."""
+"""The reported numbers against themselves: what the paper prints twice must agree."""
 
 import pytest
 from scipy import stats

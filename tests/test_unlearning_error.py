@@ -32,7 +32,7 @@ def test_there_is_no_unlearning_error_after_one_step_or_on_a_linear_loss():
 
 @pytest.mark.parametrize("eta", [1e-3, 1e-2])
 def test_on_quadratics_the_corrected_form_bounds_equation_6_and_the_printed_form_does_not(eta):
-    """Losses (w - c_i)' A_i (w - c_i) / 2: the gradients and Hessians at w_0 give Eq. 6 without any network."""
+    """Losses (w - c_i)' A_i (w - c_i) / 2: gradients and Hessians at w_0 give Eq. 6 without a network."""
     generator = make_generator(0, "quadratics")
     size, t = 6, 20
     roots = torch.randn(t, size, size, generator=generator, dtype=torch.float64)

@@ -6,30 +6,27 @@ number and caption from the metadata of its cell:
 """
 
 import base64
-import importlib.metadata
 import io
 import json
 import math
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
-import torch
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from unrolling._checks import InputError
+from unrolling.experiments.provenance import commit, versions
 from unrolling.plotting import theme
+from unrolling.store import Record
 
 _LOADED = datetime.now(UTC)  # a run that began later was computed for this page
 _PIXELS_PER_INCH = 100  # on the page; the image itself has twice as many
@@ -121,7 +118,10 @@ def interactive(
     """
     _check_figure(name, alt)
     clear = "rgba(0, 0, 0, 0)"
-    fig.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, font_color=_INK)
+    margin = {"l": 60, "r": 20, "t": 40, "b": 50}
+    fig.update_layout(
+        template="none", paper_bgcolor=clear, plot_bgcolor=clear, font_color=_INK, margin=margin
+    )
     for slider in fig.layout.sliders:
         slider.update(bgcolor=_FAINT, activebgcolor=_INK, bordercolor=_INK, tickcolor=_INK)
     fig.update_xaxes(gridcolor=_FAINT, zerolinecolor=_FAINT, linecolor=_INK)
@@ -137,51 +137,29 @@ def interactive(
     return InteractiveFigure(html + _tools(data, name, command), json.loads(fig.to_json()))
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _here() -> dict[str, object]:
-    """Return the provenance of a page that asked for no run."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "package_version": importlib.metadata.version("unrolling"),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-    }
-
-
 def _distinct(values: Iterable[object]) -> str:
     """Return the different values in order of appearance: mixed ones are listed, not hidden."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "not recorded"
 
 
 def _versions(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    def commit(provenance: Mapping[str, Any]) -> str | None:
+    def named(provenance: Mapping[str, Any]) -> str | None:
         name = provenance.get("commit")
         return name and name[:12] + (" with uncommitted changes" if provenance.get("dirty") else "")
 
-    versions = {
+    found = {
         name: _distinct(provenance.get(key) for provenance in provenances)
         for name, key in (
-            ("unrolling", "package_version"),
+            ("unrolling", "unrolling"),
             ("Python", "python"),
             ("torch", "torch"),
             ("numpy", "numpy"),
         )
     }
     return {
-        "Versions": "; ".join(f"{name} {version}" for name, version in versions.items()),
+        "Versions": "; ".join(f"{name} {version}" for name, version in found.items()),
         "Platform": _distinct(provenance.get("platform") for provenance in provenances),
-        "Commit": _distinct(map(commit, provenances)),
+        "Commit": _distinct(map(named, provenances)),
     }
 
 
@@ -189,7 +167,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _run_rows(runs: Sequence[Any]) -> dict[str, str]:
+def _run_rows(runs: Sequence[Record]) -> dict[str, str]:
     provenances = [run.provenance for run in runs]
     started = [datetime.fromisoformat(provenance["started"]) for provenance in provenances]
     fresh = sum(start >= _LOADED for start in started)
@@ -200,7 +178,7 @@ def _run_rows(runs: Sequence[Any]) -> dict[str, str]:
         "Seeds": _distinct(run.config.get("seed") for run in runs),
         "Data": _distinct(f"{d['name']}: {d['description']} (fingerprint {d['fingerprint']})" for d in data),
         "Device": _distinct(provenance["device"] for provenance in provenances),
-        "Precision": _distinct(provenance["dtype"] for provenance in provenances),
+        "Precision": _distinct(run.config["dtype"] for run in runs),
         "Threads": _distinct(provenance["threads"] for provenance in provenances),
         "Duration": f"{_seconds(sum(provenance['seconds'] for provenance in provenances))} in all; "
         f"{_seconds(provenances[newest]['seconds'])} for the newest run, "
@@ -208,21 +186,29 @@ def _run_rows(runs: Sequence[Any]) -> dict[str, str]:
     }
 
 
-def run_card(*, profile: str, runs: Sequence[Any], title: str = "How these numbers were made") -> HTML:
+def run_card(
+    *,
+    profile: str,
+    runs: Sequence[Record] = (),
+    computed: Mapping[str, object] | None = None,
+    title: str = "How these numbers were made",
+) -> HTML:
     """Say what ran for this page, from the runs themselves.
 
     Args:
         profile: The profile's name.
-        runs: Records of the store (:class:`unrolling.store.Record`); none for a page that
-            only computes from formulas.
+        runs: Records of the store.
+        computed: For a page without runs: facts about what it computed itself, such as its seed.
         title: The card's heading; it is folded below it.
     """
     rows = {"Profile": profile}
     if runs:
         rows |= _run_rows(runs) | _versions([run.provenance for run in runs])
     else:
-        rows |= {"Runs": "none: the page computes from formulas, nothing in it is random"}
-        rows |= _versions([_here()])
+        rows |= {"Runs": "none in the store: the page computed what it shows"}
+        rows |= {name: str(fact) for name, fact in (computed or {}).items()}
+        rows |= {"Duration": f"{_seconds((datetime.now(UTC) - _LOADED).total_seconds())} up to here"}
+        rows |= _versions([{"platform": platform.system(), **versions(), **commit()}])
     body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows.items())
     addresses = "".join(f"<li><code>{escape(str(run.address))}</code></li>" for run in runs)
     listing = (
@@ -245,6 +231,20 @@ def _number(value: float, digits: int) -> str:
     """Return an integer as it is, other numbers with ``digits`` significant digits, zeros included."""
     shown = str(value) if isinstance(value, Integral) else f"{value:#.{digits}g}".removesuffix(".")
     return shown.replace("-", "−")
+
+
+def interval_text(estimate: tuple[float, float, float], digits: int = 3) -> str:
+    """Return ``(mean, low, high)`` as text for a sentence.
+
+    Example:
+        >>> interval_text((1.25, 1.0, 1.5), 2)
+        '1.2 [1.0, 1.5]'
+    """
+    mean, low, high = estimate
+    shown = _number(mean, digits)
+    if math.isfinite(low) and math.isfinite(high):  # one seed has no interval
+        shown += f" [{_number(low, digits)}, {_number(high, digits)}]"
+    return shown
 
 
 def _cell(value: object, digits: int) -> tuple[str, str]:

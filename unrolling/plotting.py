@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
 from scipy import stats
 
 from unrolling._checks import InputError, check_integer, check_real
@@ -216,3 +217,25 @@ def unlearning_vs_verification(
     ax.set(xscale="log", yscale="log", xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.legend()
     return ax
+
+
+def overview(frame: pd.DataFrame, fig: Figure, *, num_classes: int) -> Figure:
+    """Draw what the SD loss does to e, to v, and to v relative to doing nothing, over gamma, side by side.
+
+    Args:
+        frame: One row per run with columns gamma, seed, e, v and v_nothing.
+        fig: An empty figure.
+        num_classes: The number of classes c, which fixes the colours (see :func:`gamma_color`).
+    """
+    relative = frame.assign(ratio=frame["v"] / frame["v_nothing"])
+    titles = {
+        "e": "How much training resists",
+        "v": "Distance left after unlearning",
+        "ratio": "... against doing nothing",
+    }
+    for ax, (column, title) in zip(fig.subplots(1, 3), titles.items(), strict=True):
+        points_over_gamma(relative, ax, column, num_classes=num_classes)
+        ax.set(title=title, ylim=(0, None))
+    ax.axhline(1, **REFERENCE)
+    ax.set_ylabel("$v$ / $v$ of doing nothing")
+    return fig
