@@ -5,7 +5,8 @@ calls it "the square root of the largest eigenvalue", and the released code take
 different quantity and, where the dominant eigenvalue is negative, not a number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -146,11 +147,12 @@ def top_singular_value(
     off_diagonal: list[float] = []
     while True:
         image = product(basis[-1])
-        diagonal.append(float(image @ basis[-1]))
         known = torch.stack(basis)
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
-            image = image - known.T @ (known @ image)
-        beta = float(image.norm())
+        with _one_thread():
+            diagonal.append(float(image @ basis[-1]))
+            for _ in range(2):  # twice is enough (Kahan and Parlett)
+                image = image - known.T @ (known @ image)
+            beta = float(image.norm())
         if not torch.isfinite(torch.tensor([diagonal[-1], beta])).all():
             raise InputError(
                 "the Hessian-vector product is not finite: training has probably diverged; "
@@ -179,6 +181,17 @@ def top_singular_value(
         residual=0.0 if exhausted else float(residuals[top]),
         converged=exhausted or settled,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sum long vectors in one order, so that the bits do not depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _tridiagonal_eigh(diagonal: list[float], off_diagonal: list[float]) -> tuple[Tensor, Tensor]:

@@ -44,12 +44,22 @@ def _check_figure(name: str, alt: str) -> None:
         raise InputError(f"figure {name!r} needs an `alt` text: say what one sees, for who does not see it.")
 
 
-def _tools(data: pd.DataFrame, name: str, command: str | None) -> str:
-    """Return the line below a figure: its data as CSV and the command that makes it again."""
+def _distinct(values: Iterable[object]) -> str:
+    """Return the different values in order of appearance: mixed ones are listed, not hidden."""
+    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "not recorded"
+
+
+def _tools(data: pd.DataFrame, name: str, command: str | None, runs: Sequence[Record]) -> str:
+    """Return the line below a figure: its runs, its data as CSV and the command that makes it again."""
     uri = "data:text/csv;charset=utf-8," + quote(data.to_csv(index=False), safe=",")
     link = f'<a class="figure-data" download="{name}.csv" href="{uri}">data (CSV)</a>'
     details = f"<details><summary>command</summary><pre>{escape(command)}</pre></details>" if command else ""
-    return f'<div class="figure-tools">{link}{details}</div>'
+    made = ""
+    if runs:
+        seeds = _distinct(run.config["seed"] for run in runs)
+        names = _distinct(run.data["name"] for run in runs)
+        made = f'<span class="figure-runs">{escape(f"{len(runs)} runs on {names}, seeds {seeds}")}</span>'
+    return f'<div class="figure-tools">{made}{link}{details}</div>'
 
 
 def figure(
@@ -59,6 +69,7 @@ def figure(
     name: str,
     alt: str,
     command: str | None = None,
+    runs: Sequence[Record] = (),
     size: tuple[float, float] = (7.0, 4.0),
 ) -> HTML:
     """Draw a figure for the light and again for the dark page; the book's style sheet shows one of the two.
@@ -70,6 +81,7 @@ def figure(
         name: The figure's name, as in the metadata of its cell.
         alt: What one sees, for who does not see it.
         command: The command line that makes the figure again.
+        runs: The runs that it was made from, named below it; none if it was computed on the page.
         size: Width and height in inches of 100 page pixels.
     """
     _check_figure(name, alt)
@@ -86,7 +98,7 @@ def figure(
             f'<img class="only-{page}" alt="{escape(alt)}" width="{width}" '
             f'src="data:image/png;base64,{source}">'
         )
-    return HTML(f'<div class="dual-figure">{"".join(images)}</div>{_tools(data, name, command)}')
+    return HTML(f'<div class="dual-figure">{"".join(images)}</div>{_tools(data, name, command, runs)}')
 
 
 class InteractiveFigure:
@@ -134,12 +146,7 @@ def interactive(
         config={"responsive": True, "displaylogo": False},
     )
     html = f'<div class="interactive-figure" role="img" aria-label="{escape(alt)}">{drawing}</div>'
-    return InteractiveFigure(html + _tools(data, name, command), json.loads(fig.to_json()))
-
-
-def _distinct(values: Iterable[object]) -> str:
-    """Return the different values in order of appearance: mixed ones are listed, not hidden."""
-    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "not recorded"
+    return InteractiveFigure(html + _tools(data, name, command, ()), json.loads(fig.to_json()))
 
 
 def _versions(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from unrolling._checks import InputError, check_integer, check_real
@@ -215,6 +216,10 @@ def unlearning_vs_verification(
             label=f"γ = {gamma:g}",
         )
     ax.set(xscale="log", yscale="log", xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.legend()
     return ax
 
@@ -229,9 +234,9 @@ def overview(frame: pd.DataFrame, fig: Figure, *, num_classes: int) -> Figure:
     """
     relative = frame.assign(ratio=frame["v"] / frame["v_nothing"])
     titles = {
-        "e": "How much training resists",
-        "v": "Distance left after unlearning",
-        "ratio": "... against doing nothing",
+        "e": "Proxy",
+        "v": "Distance to retraining",
+        "ratio": "Against doing nothing",
     }
     for ax, (column, title) in zip(fig.subplots(1, 3), titles.items(), strict=True):
         points_over_gamma(relative, ax, column, num_classes=num_classes)

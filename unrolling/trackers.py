@@ -112,7 +112,7 @@ class UnlearningTracker(Observer):
         self._num_steps += 1
 
     def before_step(self, step: int, batch: Any) -> None:
-        """Count a step of :func:`unrolling.training.train`."""
+        """Count a step of :func:`unrolling.train`."""
         self.step(batch)
 
     def result(self) -> UnlearningEstimate:

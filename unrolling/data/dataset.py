@@ -27,9 +27,9 @@ class Dataset:
 
     Attributes:
         name: The name it was loaded by.
-        train_inputs: Shape (train, *example); images are (channels, height, width), float32, standardised.
+        train_inputs: Shape ``(train, *example)``, standardised; images are float32 (channels, height, width).
         train_labels: int64 class numbers of shape (train,).
-        test_inputs: Shape (test, *example).
+        test_inputs: Shape ``(test, *example)``.
         test_labels: int64 class numbers of shape (test,).
         class_names: The name of every class, in the order of the labels.
         fingerprint: 16 hex digits of the SHA-256 of the source's pixels and labels. It does not depend on

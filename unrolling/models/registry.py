@@ -63,7 +63,7 @@ def build_model(
     """Return a new network with PyTorch's default initialisation.
 
     The weights are drawn from PyTorch's global generator; wrap the call in
-    :func:`unrolling.seeding.seeded` to make them a function of a seed.
+    :func:`unrolling.seeded` to make them a function of a seed.
 
     Args:
         name: A key of :data:`MODELS`.

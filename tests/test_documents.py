@@ -1,0 +1,182 @@
+"""The documents say what is so: examples run, tables equal the code, names exist, links lead somewhere."""
+
+import importlib
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import unrolling
+from unrolling.experiments import EXHIBITS, PROFILES, RunConfig
+from unrolling.experiments.run import execute, load_data
+from unrolling.paper import reported_table
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "book").glob("*.md"))
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text, title):
+    """The text under a second-level heading."""
+    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def table(text):
+    """The body rows of the one table in ``text``, as lists of cells."""
+    rows = [line.strip().strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def resolve(name):
+    """The object called ``unrolling.<name>``; a dataclass field counts as an attribute of its class."""
+    here, path = unrolling, "unrolling"
+    for part in name.split("."):
+        path += f".{part}"
+        if part in getattr(here, "__dataclass_fields__", {}):
+            here = here.__dataclass_fields__[part]
+        elif hasattr(here, part):
+            here = getattr(here, part)
+        else:
+            here = importlib.import_module(path)
+    return here
+
+
+# README
+
+
+@pytest.fixture(scope="module")
+def example():
+    """What the example's names are after it has run."""
+    (code,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    names = {}
+    with torch.random.fork_rng():
+        exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def test_example_of_the_readme_trains_as_torch_optim_does(example):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        inputs, labels = torch.randn(256, 20), torch.randint(2, (256,))
+        model = torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for x, y in zip(inputs.split(32), labels.split(32), strict=True):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    for own, other in zip(example["model"].parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_unlearning_in_the_example_of_the_readme_comes_nearer_to_the_retrained_model(example):
+    def gap(params):
+        other = unrolling.snapshot(example["retrained"])
+        return math.sqrt(sum(float((params[name] - other[name]).square().sum()) for name in other))
+
+    assert gap(example["unlearned"]) < 0.5 * gap(unrolling.snapshot(example["model"]))
+
+
+def test_table_of_the_readme_is_the_list_of_exhibits():
+    found = table(section(read("README.md"), "Figures and tables"))
+    assert found == [
+        [
+            exhibit.name.replace("-", " ").capitalize(),
+            exhibit.title,
+            f"[{exhibit.notebook}](notebooks/{exhibit.notebook}.ipynb)",
+            f"`{exhibit.module}`",
+        ]
+        for exhibit in EXHIBITS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "title"), [("README.md", "Profiles and data"), ("book/reproduce.md", "Profiles")]
+)
+def test_tables_of_profiles_name_every_profile(document, title):
+    assert [row[0].split("`")[1] for row in table(section(read(document), title))] == list(PROFILES)
+
+
+# Versions and links
+
+
+def test_versions_agree():
+    versions = {
+        yaml.safe_load(read("CITATION.cff"))["version"],
+        tomllib.loads(read("pyproject.toml"))["project"]["version"],
+        unrolling.__version__,
+        re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[1],
+    }
+    assert len(versions) == 1
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    files = [target for target in targets if not re.match(r"https?:|mailto:", target)]
+    assert [target for target in files if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_existing_make_verbs(document):
+    verbs = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)
+    assert set(named) <= verbs
+
+
+# Notation
+
+
+def names_in_code():
+    text = read("book/notation.md")
+    symbols = [row[2] for row in table(section(text, "Symbols"))]
+    readings = [cell for row in table(section(text, "Two readings, two names")) for cell in row[1:]]
+    return re.findall(r"`([\w.]+)`", " ".join(symbols + readings))
+
+
+@pytest.mark.parametrize("name", names_in_code())
+def test_names_of_the_notation_exist(name):
+    resolve(name)
+
+
+def test_scales_of_gamma_in_the_notation_are_those_of_the_code():
+    rows = table(section(read("book/notation.md"), "Scales of gamma"))
+    assert [row[0] for row in rows] == ["2", "10", "100"]
+    for row in rows:
+        classes = int(row[0])
+        factor, collapse, collapse_released, largest, converted, share = map(float, row[1:])
+        in_eq10 = unrolling.gamma_from_released(largest, classes)
+        assert factor == pytest.approx(1 / unrolling.gamma_from_released(1.0, classes), abs=6e-4)
+        assert collapse == pytest.approx(unrolling.collapse_gamma(classes), abs=6e-4)
+        assert unrolling.gamma_from_released(collapse_released, classes) == pytest.approx(collapse, abs=6e-4)
+        assert (converted, share) == pytest.approx((in_eq10, in_eq10 / collapse), abs=6e-4)
+
+
+def test_largest_gammas_of_the_notation_are_the_papers():
+    rows = {int(row[0]): float(row[4]) for row in table(section(read("book/notation.md"), "Scales of gamma"))}
+    vision = reported_table("table4").groupby("dataset")["strength"].max()
+    assert rows == {2: reported_table("table2")["strength"].max(), 10: vision.iloc[0], 100: vision.iloc[1]}
+
+
+def test_recorded_columns_of_the_notation_are_those_of_a_run():
+    config = RunConfig(
+        dataset="digits", train_size=40, test_size=20, model="linear", batch_size=20, pretrain_epochs=0
+    )
+    rows = table(section(read("book/notation.md"), "Recorded columns"))
+    trace = execute(config, load_data(config))["trace"]
+    assert [row[0].strip("`") for row in rows] == list(trace)
+
+
+# The list of public names
+
+
+def test_api_page_documents_exactly_the_public_names():
+    documented = re.findall(r"^\.\. auto\w+:: unrolling\.(\w+)$", read("book/api.md"), re.MULTILINE)
+    assert sorted(documented) == sorted(unrolling.__all__)
