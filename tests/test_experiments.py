@@ -22,6 +22,7 @@ from unrolling.experiments import (
     notebook_parameters,
     obtain,
     published,
+    published_store,
     setting_docs,
     trace_frame,
 )
@@ -306,3 +307,5 @@ def test_published_results_are_whole_and_belong_to_their_profile():
     assert len(records) == len(configs)
     assert {record.data["name"] for record in records} == {"cifar10-jpeg"}
     assert not any(record.provenance["dirty"] for record in records)
+    assert all(record.result["sigma_converged"] for record in records)
+    assert published_store("small").damaged() == {}
