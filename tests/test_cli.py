@@ -148,6 +148,7 @@ def test_doctor_reports_versions_devices_data_and_store(cli, tmp_path):
         ([*SMALL_RUN, "--device", "tpu9"], "unknown device"),
         (["run", "--dataset", "cifar10"], "unrolling data cifar10 --download"),
         (["run", "--dataset", "cifar10-jpeg"], "UNROLLING_DATA"),
+        (["run", "--dataset", "image_folder"], "image_folder"),
         (["data", "--download"], "needs the name"),
         (["data", "imagenet"], "unknown data set"),
         (["data", "digits", "--download"], "digits"),
@@ -177,3 +178,11 @@ def test_help_explains_every_verb(cli, verb):
     result = cli(verb, "--help")
     assert result.returncode == 0
     assert "--json" in result.stdout
+
+
+def test_a_truncated_archive_is_one_clear_line(cli, tmp_path):
+    (tmp_path / "cifar10-jpeg.tar.xz").write_bytes(b"\xfd7zXZ\x00 and then nothing")
+    result = cli("data", "cifar10-jpeg", UNROLLING_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 2
+    assert "cifar10-jpeg" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

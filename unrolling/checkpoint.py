@@ -1,6 +1,7 @@
 """Exact resume: the last good state of a run in one file that is never half written."""
 
 import os
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +30,14 @@ class Checkpoint:
         os.replace(unfinished, self.path)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the stored state, or None if there is none. Only plain data is read, never code."""
-        if not self.path.exists():
+        """Return the stored state, or None if there is none that can be read: then the run starts over.
+
+        Only plain data is read, never code.
+        """
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
             return None
-        return torch.load(self.path, map_location="cpu", weights_only=True)
 
     def remove(self) -> None:
         """Delete the file, if it is there."""

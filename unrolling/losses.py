@@ -65,7 +65,7 @@ def sd_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     Example:
         >>> logits, labels = torch.tensor([[1.0, -1.0]]), torch.tensor([0])
         >>> sd_loss(logits, labels, 1.0) - cross_entropy(logits, labels)
-        tensor(1.0000)
+        tensor(1.)
     """
     check_real("gamma", gamma, minimum=0)
     value = cross_entropy(logits, labels)

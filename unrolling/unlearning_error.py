@@ -30,8 +30,8 @@ def unlearning_error(
         num_steps: t, SGD steps since w_0.
 
     Example:
-        >>> unlearning_error(learning_rate=0.1, weight_change=2.0, sigma_avg=10.0, num_steps=5)
-        0.4
+        >>> unlearning_error(learning_rate=0.5, weight_change=2.0, sigma_avg=8.0, num_steps=5)
+        8.0
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     change = check_real("weight_change", weight_change, minimum=0)
