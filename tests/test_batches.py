@@ -37,6 +37,8 @@ def test_without_batch_leaves_it_out_of_every_epoch():
     order = BatchOrder(((0, 1), (2, 3), (4,)) * 2)
     assert order.steps_of_batch((2, 3)) == (1, 4)
     assert order.without_batch((2, 3)).steps == ((0, 1), (4,)) * 2
+    shared = BatchOrder(((0, 1), (1, 2)))
+    assert shared.without_batch((0, 1)).steps == ((1, 2),)
 
 
 def test_without_example_removes_it_in_place():

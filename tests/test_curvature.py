@@ -68,6 +68,8 @@ def test_hvp_of_a_linear_loss_is_zero():
     params = {"w": torch.ones(3), "unused": torch.ones(2)}
     product = hvp(lambda p: p["w"].sum(), params, {"w": torch.ones(3), "unused": torch.ones(2)})
     assert to_vector(product).abs().max() == 0
+    alone = {"w": torch.ones(3)}
+    assert hvp(lambda p: p["w"].sum(), alone, alone)["w"].abs().max() == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # raised while curvlinops is imported
@@ -119,6 +121,17 @@ def test_top_singular_value_is_the_induced_norm_of_any_small_matrix(eigenvalues,
     # Lanczos meets each distinct eigenvalue once, so it ends within the size of the matrix.
     assert found.value == pytest.approx(max(map(abs, eigenvalues)), rel=1e-6, abs=1e-8)
     assert found.hvps <= len(eigenvalues)
+
+
+def test_a_start_near_one_end_does_not_hide_a_larger_other_end():
+    """The positive end settles at once here, while the negative end, the larger one, is hardly seen yet."""
+    eigenvalues = torch.cat([torch.tensor([4.0, -5.0]), torch.linspace(-1, 1, 58)]).double()
+    start = torch.full((60,), 0.01, dtype=torch.float64)
+    start[0] = 1.0
+    found = top_singular_value(
+        quadratic(torch.diag(eigenvalues)), {"w": torch.zeros(60).double()}, start={"w": start}
+    )
+    assert found.eigenvalue == pytest.approx(-5, rel=1e-2)
 
 
 def test_the_returned_vector_is_an_eigenvector_and_restarts_at_once():

@@ -192,6 +192,16 @@ def test_obtain_computes_once_and_answers_from_the_store(tmp_path, monkeypatch):
     assert last["e"].tolist() == [record.result["trace"]["e"][-1] for record in first]
 
 
+def test_obtain_finds_committed_results(tmp_path, monkeypatch):
+    config = RunConfig(**TINY)
+    committed = obtain([config], store=Store(tmp_path / "results" / "small"))
+    monkeypatch.setattr(collect_module, "PROJECT", tmp_path)
+    monkeypatch.setenv("UNROLLING_STORE", str(tmp_path / "runs"))
+    monkeypatch.setattr(collect_module, "compute", lambda *args, **options: pytest.fail("computed again"))
+    assert obtain([config]) == committed
+    assert not (tmp_path / "runs").exists()
+
+
 def test_processes_compute_the_same_runs(tmp_path):
     configs = [RunConfig(**TINY | {"seed": seed}) for seed in (0, 1)]
     alone = obtain(configs, store=Store(tmp_path / "alone"))

@@ -4,11 +4,12 @@ The names below are the public API, grouped by the paper's sections.
 """
 
 # Data, models and plain SGD (sections 2, 7 and 9)
-from unrolling.batches import BatchOrder, make_batch_order
-
-# Curvature and the unlearning error (sections 5.2 and 5.3)
-from unrolling.curvature import SpectralNorm, hvp, top_singular_value
 from unrolling.data import Dataset, load_dataset
+from unrolling.models import build_model
+from unrolling.seeding import make_generator, seeded
+from unrolling.batches import BatchOrder, make_batch_order
+from unrolling.training import copy_for_retraining, sgd_step, train
+from unrolling.trackers import accuracy
 
 # Training losses (Eq. 1, section 6)
 from unrolling.losses import (
@@ -24,19 +25,21 @@ from unrolling.losses import (
     sd_loss_released,
 )
 
-# Unlearning (sections 5.1 and 8.3)
-from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
-from unrolling.models import build_model
+# Curvature (section 5.2)
+from unrolling.curvature import SpectralNorm, hvp, top_singular_value
 from unrolling.parameters import batch_loss, snapshot
-from unrolling.seeding import make_generator, seeded
-from unrolling.trackers import UnlearningEstimate, UnlearningTracker, accuracy
-from unrolling.training import copy_for_retraining, sgd_step, train
+
+# Verification error and unlearning error (sections 3.2 and 5.3)
+from unrolling.trackers import UnlearningEstimate, UnlearningTracker
 from unrolling.unlearning_error import (
     targeted_unlearning_error,
     unlearning_error,
     unlearning_error_corrected,
     verification_error,
 )
+
+# Unlearning (sections 5.1 and 8.3)
+from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
 __version__ = "0.1.0"
 

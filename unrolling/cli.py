@@ -147,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
         records = obtain(
             configs,
-            store=_store(arguments),
+            store=Store(arguments.store) if arguments.store else None,
             device=arguments.device,
             jobs=arguments.jobs,
             report=report,

@@ -15,6 +15,7 @@ from unrolling._checks import InputError, check_integer
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
+from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute, load_data
 from unrolling.store import Record, Store, make_address
@@ -104,14 +105,15 @@ def obtain(
 
     Args:
         configs: The runs.
-        store: Where to look and to write; :func:`default_store` if not given.
+        store: Where to look and to write. If not given, runs are written to :func:`default_store` and looked
+            for there and among the committed results.
         device: See :func:`choose_device`.
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
     """
     check_integer("jobs", jobs, minimum=1)
-    store = store or default_store()
+    places = [store] if store else [default_store(), *map(published_store, PROFILES)]
     datasets: dict[tuple[str, int, int], Dataset] = {}
     addresses = []
     for config in configs:
@@ -119,13 +121,17 @@ def obtain(
         if key not in datasets:
             datasets[key] = load_data(config)
         addresses.append(make_address(config.to_dict(), datasets[key].fingerprint))
-    records = {address: store.get(address) for address in addresses}
+    records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
-    for done, record in enumerate(_compute_all(list(missing.values()), store, device, jobs, progress), 1):
+    for done, record in enumerate(_compute_all(list(missing.values()), places[0], device, jobs, progress), 1):
         records[record.address] = record
         if report:
             report(done, len(missing), record)
     return [record for address in addresses if (record := records[address])]
+
+
+def _look_up(address: str, places: Sequence[Store]) -> Record | None:
+    return next((place.get(address) for place in places if address in place), None)
 
 
 def _compute_all(
