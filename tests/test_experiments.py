@@ -29,7 +29,7 @@ from unrolling.experiments import (
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments.collect import choose_device
 from unrolling.experiments.run import batch_orders, execute, load_data
-from unrolling.store import Store
+from unrolling.store import Store, make_address
 
 TINY = {
     "dataset": "digits",
@@ -117,6 +117,13 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
     assert result["trace"]["accuracy"][-1] == (predicted == dataset.test_labels).double().mean().item()
 
 
+def test_pretraining_is_shuffled_anew_and_the_unrolled_epochs_repeat():
+    before, order, forget = batch_orders(RunConfig(**TINY | {"pretrain_epochs": 2, "forget_batch": 4}), 96)
+    assert before.steps[:6] != before.steps[6:]
+    assert order.steps[:6] == order.steps[6:]
+    assert order.steps_of_batch(forget) == (4, 10)
+
+
 def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
     config, dataset = tiny
     assert execute(config, dataset) == execute(config, dataset)
@@ -175,9 +182,13 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tiny, tmp_path, kille
     assert json.loads(resumed[-1]) == execute(*tiny)
 
 
-def test_obtain_computes_once_and_answers_from_the_store(tmp_path, monkeypatch):
+def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeypatch):
+    _, dataset = tiny
     store = Store(tmp_path)
     configs = [RunConfig(**TINY | {"seed": seed}) for seed in (1, 0)]
+    left_behind = tmp_path / "unfinished" / f"{make_address(configs[0].to_dict(), dataset.fingerprint)}.pt"
+    left_behind.parent.mkdir()
+    left_behind.write_bytes(b"cut off")
     computed = []
     first = obtain(configs, store=store, report=lambda done, total, record: computed.append((done, total)))
     assert computed == [(1, 2), (2, 2)]
