@@ -123,15 +123,19 @@ def test_top_singular_value_is_the_induced_norm_of_any_small_matrix(eigenvalues,
     assert found.hvps <= len(eigenvalues)
 
 
-def test_a_start_near_one_end_does_not_hide_a_larger_other_end():
-    """The positive end settles at once here, while the negative end, the larger one, is hardly seen yet."""
-    eigenvalues = torch.cat([torch.tensor([4.0, -5.0]), torch.linspace(-1, 1, 58)]).double()
-    start = torch.full((60,), 0.01, dtype=torch.float64)
-    start[0] = 1.0
+@pytest.mark.parametrize("seed", range(5))
+def test_an_end_that_settles_early_does_not_hide_a_larger_one_that_does_not(seed):
+    """4.9 stands alone and is found in a few products; -5 ends a dense band, which takes many more."""
+    eigenvalues = torch.cat([torch.linspace(-5, 1, 200), torch.tensor([4.9])]).double()
     found = top_singular_value(
-        quadratic(torch.diag(eigenvalues)), {"w": torch.zeros(60).double()}, start={"w": start}
+        quadratic(torch.diag(eigenvalues)),
+        {"w": torch.zeros(201).double()},
+        rtol=1e-3,
+        max_hvps=150,
+        generator=make_generator(seed),
     )
-    assert found.eigenvalue == pytest.approx(-5, rel=1e-2)
+    assert found.converged
+    assert found.eigenvalue == pytest.approx(-5, rel=1e-3)
 
 
 def test_the_returned_vector_is_an_eigenvector_and_restarts_at_once():
