@@ -79,7 +79,7 @@ def test_top_singular_value_equals_eigsh_and_curvlinops_on_a_net(small_net):
     model, batch = small_net
     model.eval()
     params = trainable(model)
-    loss = batch_loss(model, Objective("cross_entropy", 0.0), batch)
+    loss = batch_loss(model, Objective("cross_entropy"), batch)
     found = top_singular_value(loss, params, rtol=1e-8, generator=make_generator(0))
 
     reference = HessianLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), [batch])

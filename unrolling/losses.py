@@ -161,7 +161,7 @@ class Objective:
     """
 
     name: str
-    strength: float
+    strength: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("loss", self.name, LOSSES)

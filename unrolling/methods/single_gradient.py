@@ -29,7 +29,8 @@ def single_gradient_unlearn(
         initial_params: Weights w_0 at which the unrolled steps began.
         forget_loss: ``loss(params) -> scalar``, the *mean* loss over the batch as it was trained on.
             The paper's :math:`\eta m / b` goes with a sum over the batch; to forget one point out of a batch
-            of b, pass that point's loss divided by b.
+            of b, pass that point's loss divided by b. With batch norm the step was taken with batch
+            statistics, so evaluate it in training mode: ``batch_loss(model, loss_fn, batch, training=True)``.
         learning_rate: :math:`\eta`, constant over the steps.
         num_epochs: m, how many steps trained on the batch.
         momentum: :math:`\beta` of SGD with heavy-ball momentum; a gradient then enters w_t up to
