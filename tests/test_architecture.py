@@ -22,6 +22,7 @@ ALLOWED = {
     "curvature": CORE,
     "unlearning_error": CORE,
     "oracles": CORE,
+    "expansion": CORE | {"curvature"},
     "training": CORE,
     "checkpoint": CORE | {"training"},
     "trackers": CORE | {"training", "curvature", "unlearning_error"},

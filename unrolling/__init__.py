@@ -29,6 +29,9 @@ from unrolling.losses import (
 from unrolling.curvature import SpectralNorm, hvp, top_singular_value
 from unrolling.parameters import batch_loss, snapshot
 
+# Unrolling SGD (section 5.1)
+from unrolling.expansion import Expansion, expand_sgd
+
 # Verification error and unlearning error (sections 3.2 and 5.3)
 from unrolling.trackers import UnlearningEstimate, UnlearningTracker
 from unrolling.unlearning_error import (
@@ -46,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchOrder",
     "Dataset",
+    "Expansion",
     "Objective",
     "SpectralNorm",
     "UnlearningEstimate",
@@ -56,6 +60,7 @@ __all__ = [
     "collapse_gamma",
     "copy_for_retraining",
     "cross_entropy",
+    "expand_sgd",
     "final_gradient_unlearn",
     "gamma_from_released",
     "half_squared_l2_norm",

@@ -21,7 +21,7 @@ class UnlearningEstimate:
 
     Attributes:
         unlearning_error: e as printed, with :math:`\eta^2`.
-        unlearning_error_corrected: :math:`e / \eta`, the form that bounds the second sum.
+        unlearning_error_corrected: :math:`e / \eta`, Eq. 9 with the factor that Eq. 7 loses.
         weight_change: :math:`\|w_t - w_0\|_2`.
         sigma_avg: Mean of the sampled :math:`\sigma_1 = |\lambda|_{\max}`.
         num_steps: t.

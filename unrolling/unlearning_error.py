@@ -46,7 +46,8 @@ def unlearning_error_corrected(
     r"""Return Eq. 9 with the factor that Eq. 7 loses: :math:`e / \eta`.
 
     To first order :math:`\sum_{j<i} g_j = -(w_i - w_0) / \eta`, where Eq. 7 puts
-    :math:`i (w_t - w_0) / t`. With the :math:`1 / \eta` restored, Eq. 8 does bound the second sum.
+    :math:`i (w_t - w_0) / t`. With the :math:`1 / \eta` restored, Eq. 8 bounds the
+    second sum's leading term, unless the gradients of different steps largely cancel.
 
     .. math:: e / \eta = \eta \, \|w_t - w_0\|_2 \, \sigma_{avg} \, \frac{t - 1}{2}
 
