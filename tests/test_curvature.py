@@ -177,6 +177,18 @@ def test_measuring_leaves_no_trace(small_net):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+def test_dropout_in_training_mode_leaves_the_random_state_and_repeats_its_mask():
+    model = nn.Sequential(nn.Linear(4, 20), nn.Dropout(0.5), nn.Linear(20, 3)).double()
+    batch = torch.ones(2, 4, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    loss = batch_loss(model, Objective("cross_entropy"), batch, training=True)
+    random_state = torch.get_rng_state()
+    first = loss(trainable(model))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.equal(loss(trainable(model)), first)
+    torch.rand(1)  # from another state, another mask
+    assert not torch.equal(loss(trainable(model)), first)
+
+
 def test_training_and_evaluation_mode_measure_different_hessians(small_net):
     model, batch = small_net
     values = [

@@ -174,8 +174,8 @@ def test_cost_is_linear_in_the_number_of_steps():
         return call
 
     unrolled = expand_sgd(map(counted, losses), params, learning_rate=0.1)
-    assert (unrolled.num_steps, unrolled.gradients, unrolled.hvps) == (9, 17, 16)
-    assert calls == unrolled.gradients
+    assert (unrolled.num_steps, unrolled.hvps) == (9, 16)
+    assert calls == 9  # one gradient a step
 
 
 class Marker:

@@ -18,8 +18,8 @@ from unrolling.parameters import Params, check_params, check_same_parameters, fr
 Loss = Callable[[Params], Tensor]
 
 
-def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
-    r"""Return :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v` on vectors, by double backward.
+def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    r"""Return the gradient at ``params`` and :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v`, both on vectors.
 
     The graph of the gradient is built once and kept for every later product, so k products cost one gradient
     and k backward passes. ``params`` and their gradients are only read.
@@ -29,7 +29,7 @@ def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
         params: Where the Hessian is taken.
 
     Returns:
-        A function from a vector of as many entries as there are parameters to the product, detached.
+        The gradient, and a function from a vector of as many entries to the product, both detached.
     """
     check_params(params)
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
@@ -47,7 +47,12 @@ def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
         parts = torch.autograd.grad(flat, inputs, vector, retain_graph=True, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
-    return product
+    return flat.detach(), product
+
+
+def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
+    r"""Return :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v` on vectors; see :func:`quadratic_model`."""
+    return quadratic_model(loss, params)[1]
 
 
 def hvp(loss: Loss, params: Params, vector: Params) -> Params:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from unrolling._checks import InputError, check_real
-from unrolling.curvature import Loss, hessian_operator
-from unrolling.parameters import Params, add, check_params, from_vector, gradient, to_vector
+from unrolling.curvature import Loss, quadratic_model
+from unrolling.parameters import Params, add, check_params, from_vector, to_vector
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class Expansion:
         leading: :math:`\eta^2 c_t = \eta^2 \sum_i H_i \sum_{j<i} g_j` of Eq. 6, its lowest power.
         approximation: :math:`w_0` plus both sums, Eq. 4's estimate of :math:`w_t`.
         num_steps: t.
-        gradients: Gradients of a batch that were computed.
         hvps: Hessian-vector products that were computed.
     """
 
@@ -29,7 +28,6 @@ class Expansion:
     leading: Params
     approximation: Params
     num_steps: int
-    gradients: int
     hvps: int
 
 
@@ -48,8 +46,8 @@ def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate:
     :math:`O(\eta^2)`, with either form of the second sum by :math:`O(\eta^3)`, provided the losses are
     smooth and :math:`\eta t \lambda` is small.
 
-    A step costs two gradients and two Hessian-vector products. Memory is a few copies of the weights and
-    the graphs of two gradients, whatever t is: a generator of losses is never held as a whole.
+    A step costs one gradient and two Hessian-vector products. Memory is a few copies of the weights and
+    the graph of one gradient, whatever t is: a generator of losses is never held as a whole.
 
     Args:
         losses: For each step in turn ``loss(params) -> scalar``, closed over the batch of that step; see
@@ -76,16 +74,16 @@ def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate:
         )
     first = torch.zeros_like(to_vector(initial_params))
     second, leading = first.clone(), first.clone()
-    steps = gradients = hvps = 0
+    steps = hvps = 0
     for loss in losses:
+        slope, product = quadratic_model(loss, initial_params)
         if steps:  # before step 0 nothing has moved: f(0) = 0
-            product = hessian_operator(loss, initial_params)
             image = product(first)
             leading -= eta * image
             second -= eta * (image + product(second))
-            gradients, hvps = gradients + 1, hvps + 2
-        first -= eta * to_vector(gradient(loss, initial_params))
-        gradients, steps = gradients + 1, steps + 1
+            hvps += 2
+        first -= eta * slope
+        steps += 1
     if not steps:
         raise InputError("`losses` is empty: expected the loss of at least one step.")
     if not bool((first + second).isfinite().all()):
@@ -99,6 +97,5 @@ def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate:
         leading=from_vector(leading, initial_params),
         approximation=add(initial_params, from_vector(first + second, initial_params)),
         num_steps=steps,
-        gradients=gradients,
         hvps=hvps,
     )

@@ -134,7 +134,8 @@ def batch_loss(
     """Return ``loss(params) -> scalar``: the model's loss on one batch as a function of its parameters.
 
     The model itself is only read. Its buffers are copied at every call, so a batch-norm layer in training
-    mode uses batch statistics and yet leaves the model's running statistics alone.
+    mode uses batch statistics and yet leaves the model's running statistics alone. The global random state
+    is given back too, so a dropout layer in training mode draws the same mask at every call in a row.
 
     Args:
         model: Any module; ``params`` passed later must be a subset of its parameters.
@@ -147,7 +148,9 @@ def batch_loss(
     def loss(params: Params) -> Tensor:
         state = {f"model.{name}": p for name, p in params.items()}
         state |= {f"model.{name}": b.clone() for name, b in model.named_buffers()}
-        with training_mode(model, training):
+        devices = {p.device for p in params.values() if p.device.type == "cuda"}
+        # Dropout in training mode draws from the global generators; the caller's next draw must not notice.
+        with training_mode(model, training), torch.random.fork_rng(devices=devices, enabled=training):
             return functional_call(module, state, (batch,))
 
     return loss
