@@ -84,6 +84,7 @@ def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate:
             hvps += 2
         first -= eta * slope
         steps += 1
+        del product  # it holds the step's graph, which must go before the next one is built
     if not steps:
         raise InputError("`losses` is empty: expected the loss of at least one step.")
     if not bool((first + second).isfinite().all()):
