@@ -2,6 +2,7 @@ import base64
 import io
 import math
 import struct
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -10,9 +11,8 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.image import imread
 
-from unrolling import page
 from unrolling._checks import InputError
-from unrolling.page import Missing, figure, interactive, reported, run_card
+from unrolling.page import Missing, figure, interactive, interval_text, reported, run_card
 from unrolling.plotting import interval
 from unrolling.store import Record
 
@@ -161,7 +161,7 @@ def test_run_card_lists_mixed_values():
 
 
 def test_run_card_tells_new_runs_from_stored_ones():
-    summary, _ = card(record(0), record(1, started=page.datetime.now(page.UTC).isoformat()))
+    summary, _ = card(record(0), record(1, started=datetime.now(UTC).isoformat()))
     assert "2 (1 computed for this page, 1 read from the store)" in summary
 
 
@@ -208,5 +208,5 @@ def test_reported_refuses_rows_with_different_columns():
 
 
 def test_interval_text_reads_in_a_sentence_and_leaves_out_what_one_seed_cannot_say():
-    assert page.interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
-    assert page.interval_text(interval([3.0]), 3) == "3.00"
+    assert interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
+    assert interval_text(interval([3.0]), 3) == "3.00"
