@@ -183,19 +183,8 @@ def test_entries_are_json_with_the_promised_keys(registry):
     register(CLAIM, dataclasses.replace(HELD, interval=(0.5, 1.5)))
     written = json.loads(json.dumps([entry.to_dict() for entry in evaluate()]))
     assert [row["id"] for row in written] == list(claims())
-    promised = [
-        "id",
-        "section",
-        "kind",
-        "statement",
-        "reported",
-        "verdict",
-        "value",
-        "interval",
-        "profile",
-        "runs",
-        "reason",
-    ]
+    promised = {"id", "section", "kind", "statement", "reported", "verdict"}
+    promised |= {"value", "interval", "profile", "runs", "reason"}
     assert all(promised <= row.keys() and row["verdict"] in VERDICTS for row in written)
     row = written[list(claims()).index(CLAIM)]
     assert (row["value"], row["interval"], row["profile"], row["runs"]) == (1.0, [0.5, 1.5], "any", [])
