@@ -183,13 +183,7 @@ def test_table_of_equations_is_the_one_generated():
     assert text == equations.page_with(text, equations.table(ROOT)), "run `python -m workflow.equations`"
 
 
-SECTION_4 = {2, 3, 13, 14, 15, 16}
-EMPTY = pytest.mark.xfail(strict=True, reason="section 4 is not in the package yet")
-
-
-@pytest.mark.parametrize(
-    "number", [pytest.param(n, marks=EMPTY if n in SECTION_4 else ()) for n in range(1, 17)]
-)
+@pytest.mark.parametrize("number", range(1, 17))
 def test_every_equation_has_a_function_and_a_test(number):
     shown, words, functions, tests = table(section(read("book/notation.md"), "Equations"))[number - 1]
     assert shown == str(number)

@@ -1,8 +1,8 @@
 """Which function computes an equation of the paper and which test checks it: the table in book/notation.md.
 
 ``python -m workflow.equations`` writes the table, ``--check`` compares. A function belongs to the equations
-that the first paragraph of its docstring names ("Eq. 9", "Eq. 4-6", "Eq. 10 and 11"), a test to those of its
-``@pytest.mark.paper("Eq. 9")``. The sources are parsed, never imported.
+that the first paragraph of its docstring names ("Eq. 9", "Eq. 4-6", "Eq. 2, 3 and 14"), a test to those of
+its ``@pytest.mark.paper("Eq. 9")``. The sources are parsed, never imported.
 """
 
 import argparse
@@ -35,7 +35,7 @@ EQUATIONS = {
     15: "Corollary 1, again",
     16: "Corollary 1 in the reverse direction",
 }
-NAMED = re.compile(r"\bEq\. (\d+)(?:(-| to | and )(\d+))?")
+NAMED = re.compile(r"\bEq\. (\d+(?:(?:-| to |, | and )\d+)*)")
 
 
 class TableError(Exception):
@@ -45,9 +45,9 @@ class TableError(Exception):
 def equations_in(text: str) -> list[int]:
     """Return the numbers of the equations that ``text`` names, in order."""
     found: set[int] = set()
-    for first, joint, last in NAMED.findall(text):
-        a, b = int(first), int(last or first)
-        found |= {a, b} if joint == " and " else set(range(a, b + 1))
+    for part in (part for listed in NAMED.findall(text) for part in re.split(", | and ", listed)):
+        ends = [int(number) for number in re.split("-| to ", part)]
+        found |= set(range(ends[0], ends[-1] + 1))
     if unknown := found - EQUATIONS.keys():
         raise TableError(f"there is no Eq. {min(unknown)} in the paper: {text!r}")
     return sorted(found)
