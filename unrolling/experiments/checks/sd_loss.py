@@ -100,7 +100,7 @@ def least_update_that_opens_the_gap() -> Finding:
         value=off,
         value_is="largest difference from the solution by least squares over 20 inputs",
         reason="The final version's norm is right. The preprint's, epsilon^2 ||x||^2 / 2, is between "
-        f"{min(preprint):.2g} and {max(preprint):.2g} times the true one on these inputs.",
+        f"{min(preprint):.4f} and {max(preprint):.0f} times the true one on these inputs.",
     )
 
 
