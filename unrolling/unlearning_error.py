@@ -3,15 +3,6 @@ r"""Unlearning error in its three forms (Eq. 9), and the verification error that
 from unrolling._checks import check_integer, check_real
 from unrolling.parameters import Params, check_same_parameters, distance
 
-#: What ``unrolling list`` shows: name -> one line.
-METRICS: dict[str, str] = {
-    "unlearning_error": "e, Eq. 9 as printed",
-    "unlearning_error_corrected": "e / eta, Eq. 9 with the factor that Eq. 7 loses",
-    "targeted_unlearning_error": "the bound on the terms with the forgotten batch alone",
-    "verification_error": "v, l2 distance to the retrained weights (section 3.2)",
-    "accuracy": "fraction of the test set classified correctly",
-}
-
 
 def unlearning_error(
     *, learning_rate: float, weight_change: float, sigma_avg: float, num_steps: int
