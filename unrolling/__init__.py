@@ -9,7 +9,7 @@ from unrolling.models import build_model
 from unrolling.seeding import make_generator, seeded
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.training import copy_for_retraining, sgd_step, train
-from unrolling.trackers import accuracy
+from unrolling.trackers import WeightLog, accuracy
 
 # Training losses (Eq. 1, section 6)
 from unrolling.losses import (
@@ -58,20 +58,26 @@ from unrolling.metrics.weights import (
     total_variation_bound,
 )
 
-# Unlearning (sections 5.1 and 8.3)
+# Unlearning (sections 5.1 and 8.3) and beyond the first sum
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.linear_propagation import linear_propagation_unlearn
+from unrolling.methods.second_order import second_order_unlearn
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchOrder",
+    "Cost",
     "Dataset",
     "Expansion",
     "Objective",
     "SpectralNorm",
+    "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
     "WeightDensity",
+    "WeightLog",
     "accuracy",
     "batch_loss",
     "build_model",
@@ -89,6 +95,7 @@ __all__ = [
     "kl_divergence_bound",
     "l2_norm",
     "largest_difference",
+    "linear_propagation_unlearn",
     "load_dataset",
     "log10_lipschitz_constant",
     "log10_peak_density",
@@ -99,6 +106,7 @@ __all__ = [
     "orderings",
     "sd_loss",
     "sd_loss_released",
+    "second_order_unlearn",
     "seeded",
     "sgd_step",
     "single_gradient_unlearn",

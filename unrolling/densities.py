@@ -85,8 +85,8 @@ def weights_after(
         raise InputError("`orders` must have one example in every step: section 4.1 is for batch size 1.")
     weights = initial_weights.detach().expand(len(orders), -1)
     slopes = vmap(grad(loss))
-    for step in range(len(orders[0])):
-        current = torch.tensor([order[step][0] for order in orders], device=examples.device)
+    for batches in zip(*orders, strict=True):
+        current = torch.tensor([example for (example,) in batches], device=examples.device)
         weights = weights - eta * slopes(weights, examples[current])
     if not bool(weights.isfinite().all()):
         raise InputError(f"weights are not finite after SGD at learning_rate {eta:g}; try a smaller one.")
