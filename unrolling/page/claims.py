@@ -107,7 +107,7 @@ def _typeset(text: str) -> str:
     text = escape(text).replace("||", "‖").replace("&gt;=", "≥").replace("&lt;=", "≤").replace("+-", "±")
     # A name of one letter has a subscript; a name of several, such as a file's, is left as it is.
     text = re.sub(r"(?<![A-Za-z])([a-z]+)(?![a-z])", lambda found: _SYMBOLS.get(found[1], found[1]), text)
-    text = re.sub(r"(?<![A-Za-z])([A-Za-zα-ω]|‖)_(\w+|∞)", r"\1<sub>\2</sub>", text)
+    text = re.sub(r"((?<![A-Za-z])[A-Za-zα-ω]|‖)_(\w+|∞)", r"\1<sub>\2</sub>", text)
     return re.sub(r"\^(?:\(([^()]*)\)|([-+]?\w+))", r"<sup>\1\2</sup>", text)
 
 
