@@ -97,7 +97,7 @@ def _share_of_bound(first: Tensor, second: Tensor, noise: float, distance: float
     """Return sup |P - P'| / (L d), the supremum over a grid."""
     densities = WeightDensity(first, noise), WeightDensity(second, noise)
     size = first.shape[1]
-    points, _ = grid_over(*densities, points_per_axis=801 if size == 1 else 41)
+    points, _ = grid_over(*densities, points_per_axis=801 if size == 1 else 33)
     return largest_difference(*densities, points) / (10 ** log10_lipschitz_constant(noise, size) * distance)
 
 
