@@ -8,6 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from unrolling.cli import main
+from unrolling.experiments import ledger
+from unrolling.paper import Finding
 
 SMALL_RUN = [
     "run", "--dataset", "digits", "--train-size", "64", "--test-size", "20", "--model", "mlp", "--width", "4",
@@ -186,3 +188,38 @@ def test_a_truncated_archive_is_one_clear_line(cli, tmp_path):
     assert result.returncode == 2
     assert "cifar10-jpeg" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+# claims
+
+
+@pytest.fixture
+def two_claims(monkeypatch):
+    """A registry with two checks: one that holds and one that fails."""
+    ledger.all_checks()  # the real checks must not register themselves later
+    monkeypatch.setattr(ledger, "_CHECKS", {})
+    for id, held in (("T13", True), ("T19", False)):
+        found = Finding(propositions={"it": held}, value=1.0, value_is="a number", reason=f"It is {held}.")
+        ledger.check(id, page="a_page")(lambda found=found: found)
+
+
+def test_claims_prints_the_ledger_and_its_verdicts(cli, two_claims):
+    lines = cli("claims").stdout.splitlines()
+    assert len(lines) == 103
+    assert lines[-1] == "102 claims, 1 reproduced, 1 contradicted, 100 not yet run"
+    (line,) = cli("claims", "--verdict", "contradicted").stdout.splitlines()[:-1]
+    assert line.startswith("T19  contradicted")
+    assert "It is False." in cli("claims", "T19").stdout
+
+
+def test_claims_as_json_are_the_ledgers_entries(cli, two_claims):
+    rows = json.loads(cli("claims", "--json").stdout)
+    assert rows == json.loads(json.dumps([entry.to_dict() for entry in ledger.evaluate()]))
+    (row,) = json.loads(cli("claims", "T13", "--json").stdout)
+    assert (row["id"], row["verdict"], row["value"]) == ("T13", "reproduced", 1.0)
+
+
+def test_unknown_claims_are_refused(cli):
+    answer = cli("claims", "T99")
+    assert answer.returncode == 2
+    assert "unknown claim 'T99'" in answer.stderr

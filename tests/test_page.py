@@ -1,7 +1,9 @@
 import base64
 import io
+import json
 import math
 import struct
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -10,9 +12,10 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.image import imread
 
-from unrolling import page
 from unrolling._checks import InputError
-from unrolling.page import Missing, figure, interactive, reported, run_card
+from unrolling.page import Missing, figure, interactive, interval_text, ledger, reported, run_card
+from unrolling.page.claims import _typeset
+from unrolling.paper import KINDS, VERDICTS, Entry, Finding, find_claim
 from unrolling.plotting import interval
 from unrolling.store import Record
 
@@ -161,7 +164,7 @@ def test_run_card_lists_mixed_values():
 
 
 def test_run_card_tells_new_runs_from_stored_ones():
-    summary, _ = card(record(0), record(1, started=page.datetime.now(page.UTC).isoformat()))
+    summary, _ = card(record(0), record(1, started=datetime.now(UTC).isoformat()))
     assert "2 (1 computed for this page, 1 read from the store)" in summary
 
 
@@ -208,5 +211,63 @@ def test_reported_refuses_rows_with_different_columns():
 
 
 def test_interval_text_reads_in_a_sentence_and_leaves_out_what_one_seed_cannot_say():
-    assert page.interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
-    assert page.interval_text(interval([3.0]), 3) == "3.00"
+    assert interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
+    assert interval_text(interval([3.0]), 3) == "3.00"
+
+
+# The ledger
+
+
+def entries():
+    finding = Finding(
+        propositions={"lowest": True, "high<est": False},
+        value=0.5,
+        value_is="share & part",
+        interval=(0.25, 0.75),
+        reason="Half <of> it.",
+    )
+    return [
+        Entry(find_claim("T12"), "partly", finding.reason, finding, "any", (), "03_unrolling_sgd"),
+        Entry(find_claim("T08"), "not yet run", "No check."),
+        Entry(find_claim("E01"), "not yet run", "Not here.", finding, "small", ("0a", "0b"), "06_training"),
+    ]
+
+
+def test_ledger_has_a_row_per_claim_with_what_the_filters_need():
+    shown = Page(ledger(entries()))
+    rows = [row for row in shown.all("tr") if "data-kind" in row]
+    assert [list(row.values()) for row in rows] == [
+        ["§5", "theorem", "partly"],
+        ["App. A", "theorem", "not yet run"],
+        ["§8", "trend", "not yet run"],
+    ]
+    options = {row["value"] for row in shown.all("option")}
+    assert {"§5", "§8", "App. A", "", *KINDS, *VERDICTS} == options
+    assert [select["name"] for select in shown.all("select")] == ["chapter", "kind", "verdict"]
+    assert "3 claims: 1 partly, 2 not yet run" in shown.text
+    assert "Half <of> it." in shown.text
+    assert "share & part: 0.500 [0.250, 0.750]; lowest: yes; high<est: no" in shown.text
+    assert "2 runs of the small profile" in shown.text
+
+
+def test_ledger_gives_back_its_rows_as_json_and_csv():
+    links = {link["download"]: link["href"] for link in Page(ledger(entries())).all("a")}
+    rows = json.loads(unquote(links["claims.json"].split(",", 1)[1]))
+    assert rows == json.loads(json.dumps([entry.to_dict() for entry in entries()]))
+    table = pd.read_csv(io.StringIO(unquote(links["claims.csv"].split(",", 1)[1])))
+    assert table["verdict"].tolist() == [row["verdict"] for row in rows]
+    assert table["value"].tolist()[::2] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("plain", "shown"),
+    [
+        ("eta^2 ||w_t - w_0||", "η<sup>2</sup> ‖w<sub>t</sub> - w<sub>0</sub>‖"),
+        ("((n-1)!)^m and 2^(1/p) ||f||_inf^(1-1/p)", "((n-1)!)<sup>m</sup> and 2<sup>1/p</sup> "
+         "‖f‖<sub>∞</sub><sup>1-1/p</sup>"),
+        ("sigma_avg >= 0.5, 10^-399 <= L", "σ<sub>avg</sub> ≥ 0.5, 10<sup>-399</sup> ≤ L"),
+        ("beta of sd_loss, theta <b>", "beta of sd_loss, theta &lt;b&gt;"),
+    ],
+)  # fmt: skip
+def test_formulas_of_the_ledger_are_typeset(plain, shown):
+    assert _typeset(plain) == shown

@@ -19,6 +19,7 @@ from unrolling.experiments import (
     RunConfig,
     config_from,
     default_store,
+    evaluate,
     final_frame,
     find_exhibit,
     load_profile,
@@ -28,9 +29,10 @@ from unrolling.experiments import (
 from unrolling.experiments.provenance import commit, describe_device, versions
 from unrolling.losses import LOSSES
 from unrolling.methods import METHODS
+from unrolling.metrics import METRICS
 from unrolling.models import MODELS
+from unrolling.paper import VERDICTS, count_verdicts
 from unrolling.store import Record, Store
-from unrolling.unlearning_error import METRICS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"unrolling {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_add_run, _add_list, _add_data, _add_store, _add_doctor):
+    for add in (_add_run, _add_list, _add_data, _add_store, _add_claims, _add_doctor):
         add(verbs)
     return parser
 
@@ -304,6 +306,43 @@ def _say(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
         _print_json(facts)
     else:
         print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+# claims
+
+
+def _add_claims(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs,
+        "claims",
+        _claims,
+        "check what the paper claims, and say what was found",
+        epilog="examples:\n"
+        "  unrolling claims                     the whole ledger\n"
+        "  unrolling claims T03 T07             two claims, with reasons\n"
+        "  unrolling claims --verdict contradicted\n\n"
+        "Nothing is trained: a claim about runs is checked on the stored ones, see 'unrolling run'.",
+    )
+    parser.add_argument("ids", nargs="*", metavar="ID", help="claims (default: all)")
+    parser.add_argument("--verdict", choices=VERDICTS, help="only those with this verdict")
+    parser.add_argument(
+        "--profile", choices=PROFILES, help="use runs of this profile only (default: the largest there is)"
+    )
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    entries = evaluate(arguments.ids or None, profile=arguments.profile)
+    if arguments.verdict:
+        entries = [entry for entry in entries if entry.verdict == arguments.verdict]
+    if arguments.json:
+        _print_json([entry.to_dict() for entry in entries])
+        return
+    for entry in entries:
+        print(f"{entry.claim.id}  {entry.verdict:<19}{entry.claim.section:<22}{entry.claim.statement}")
+        if arguments.ids:
+            print(f"     criterion: {entry.claim.criterion}\n     {entry.reason}")
+    counts = (f"{number} {verdict}" for verdict, number in count_verdicts(entries).items() if number)
+    print(f"{len(entries)} claims" + "".join(f", {count}" for count in counts))
 
 
 # doctor

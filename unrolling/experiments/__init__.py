@@ -6,10 +6,12 @@ from unrolling.experiments.collect import (
     obtain,
     published,
     published_store,
+    stored,
     trace_frame,
 )
 from unrolling.experiments.config import RunConfig, config_from, setting_docs
 from unrolling.experiments.exhibits import EXHIBITS, Exhibit, find_exhibit
+from unrolling.experiments.ledger import claims_of_page, evaluate
 from unrolling.experiments.profiles import PROFILES, load_profile, notebook_parameters
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "PROFILES",
     "Exhibit",
     "RunConfig",
+    "claims_of_page",
     "config_from",
     "default_store",
+    "evaluate",
     "final_frame",
     "find_exhibit",
     "load_profile",
@@ -27,5 +31,6 @@ __all__ = [
     "published",
     "published_store",
     "setting_docs",
+    "stored",
     "trace_frame",
 ]

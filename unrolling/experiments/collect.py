@@ -158,8 +158,17 @@ def _one_thread() -> None:
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     """Return those of these runs that are among the committed results of a profile; nothing is computed."""
+    return _pick(configs, published_store(profile))
+
+
+def stored(configs: Iterable[RunConfig], profile: str) -> list[Record]:
+    """Return those of these runs that are there already, committed or computed here; nothing is computed."""
+    return _pick(configs, [*default_store(), *published_store(profile)])
+
+
+def _pick(configs: Iterable[RunConfig], records: Iterable[Record]) -> list[Record]:
     # Through config_from, a record made before a setting existed counts as made with its default.
-    by_config = {config_from(record.config): record for record in published_store(profile)}
+    by_config = {config_from(record.config): record for record in records}
     return [by_config[config] for config in configs if config in by_config]
 
 

@@ -1,5 +1,28 @@
-"""What the paper reports: its tables and correlations, as printed."""
+"""What the paper reports and claims: its tables and correlations as printed, its claims in our words."""
 
+from unrolling.paper.claims import (
+    KINDS,
+    VERDICTS,
+    Claim,
+    Entry,
+    Finding,
+    NotTestable,
+    claims,
+    count_verdicts,
+    find_claim,
+)
 from unrolling.paper.tables import REPORTED, reported_table
 
-__all__ = ["REPORTED", "reported_table"]
+__all__ = [
+    "KINDS",
+    "REPORTED",
+    "VERDICTS",
+    "Claim",
+    "Entry",
+    "Finding",
+    "NotTestable",
+    "claims",
+    "count_verdicts",
+    "find_claim",
+    "reported_table",
+]

@@ -1,0 +1,127 @@
+"""The claims ledger: which check decides a claim, on which runs, and with what verdict.
+
+A check is a function of a module in :mod:`unrolling.experiments.checks`. It needs one line to take part::
+
+    @check("T13", page="03_unrolling_sgd")
+    def first_sum_does_not_depend_on_the_order() -> Finding: ...
+
+    @check("S01", page="04_unlearning_error", experiment="unlearning_error", part="settings")
+    def unlearning_error_grows_linearly(records: list[Record]) -> Finding: ...
+
+The first kind computes what it needs. The second kind gets the stored runs of that part, of the largest
+profile whose runs are all there; it is never run on part of them, and nothing is trained for it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import NamedTuple, cast
+
+from unrolling._checks import InputError, check_choice
+from unrolling.experiments import checks
+from unrolling.experiments.collect import stored
+from unrolling.experiments.profiles import PROFILES, load_profile
+from unrolling.paper import Claim, Entry, Finding, NotTestable, claims, find_claim
+from unrolling.store import Record
+
+Result = Finding | NotTestable
+
+
+class Check(NamedTuple):
+    """A claim's check: its function, the page that discusses the claim, the runs it is about."""
+
+    function: Callable[..., Result]
+    page: str
+    experiment: str | None = None
+    part: str | None = None
+
+
+_CHECKS: dict[str, Check] = {}
+
+
+def check(
+    id: str, *, page: str, experiment: str | None = None, part: str | None = None
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Register a function as the check of a claim.
+
+    Args:
+        id: The claim.
+        page: The notebook that discusses it, without ending.
+        experiment: The experiment whose runs the function takes, as a list of records; none if it takes none.
+        part: The grid of that experiment.
+    """
+    find_claim(id)
+
+    def register(function: Callable[..., Result]) -> Callable[..., Result]:
+        if id in _CHECKS:
+            raise InputError(f"claim {id} has a check already: {_CHECKS[id].function.__qualname__}.")
+        _CHECKS[id] = Check(function, page, experiment, part)
+        return function
+
+    return register
+
+
+@cache
+def _import_checks() -> None:
+    for module in iter_modules(checks.__path__):
+        import_module(f"{checks.__name__}.{module.name}")
+
+
+def all_checks() -> dict[str, Check]:
+    """Return the registered checks by claim, in the order of the ledger."""
+    _import_checks()
+    return {id: _CHECKS[id] for id in claims() if id in _CHECKS}
+
+
+def claims_of_page(page: str) -> list[str]:
+    """Return the ids of the claims that a notebook discusses."""
+    pages = {found.page for found in all_checks().values()}
+    check_choice("page with claims", page, sorted(pages))
+    return [id for id, found in all_checks().items() if found.page == page]
+
+
+def evaluate(ids: Iterable[str] | None = None, *, profile: str | None = None) -> list[Entry]:
+    """Check claims and return their entries in the ledger.
+
+    Args:
+        ids: The claims; all by default.
+        profile: Use the runs of this profile only. By default each claim gets the largest one that is there.
+    """
+    profiles = PROFILES[::-1] if profile is None else (check_choice("profile", profile, PROFILES),)
+    return [_evaluate(find_claim(id), profiles) for id in (claims() if ids is None else ids)]
+
+
+def _evaluate(claim: Claim, profiles: Sequence[str]) -> Entry:
+    found = all_checks().get(claim.id)
+    if found is None:
+        return Entry(claim, "not yet run", "No check has been written for it yet.")
+    if found.experiment is None:
+        return _entry(claim, found, found.function(), "any", ())
+    for profile in profiles:
+        records = _records(found, profile)
+        if records:
+            return _entry(claim, found, found.function(records), profile, records)
+    missing = f"No profile has all of its runs ({found.experiment}, {found.part})."
+    return Entry(claim, "not yet run", missing, page=found.page)
+
+
+def _records(found: Check, profile: str) -> list[Record]:
+    """Return the runs that a check needs in a profile, or none if one of them is missing."""
+    experiments = load_profile(profile).experiments
+    if found.experiment not in experiments:
+        return []
+    configs = experiments[found.experiment].configs(cast(str, found.part))
+    records = stored(configs, profile)
+    return records if len(records) == len(configs) else []
+
+
+def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Sequence[Record]) -> Entry:
+    runs = tuple(record.address for record in records)
+    if isinstance(result, NotTestable):
+        return Entry(claim, "not testable here", result.reason, page=found.page)
+    verdict, reason = result.verdict, result.reason
+    if claim.scale == "paper" and profile != "paper":
+        reason = f"Not run at the paper's scale. The {profile} profile alone would say {verdict}: {reason}"
+        verdict = "not yet run"
+    return Entry(claim, verdict, reason, result, profile, runs, found.page)

@@ -1,0 +1,18 @@
+"""What a page of the book shows beside its text; all of it HTML, and all text put into it is escaped."""
+
+from unrolling.page.claims import claims, ledger
+from unrolling.page.figures import InteractiveFigure, figure, interactive
+from unrolling.page.run_card import run_card
+from unrolling.page.tables import Missing, interval_text, reported
+
+__all__ = [
+    "InteractiveFigure",
+    "Missing",
+    "claims",
+    "figure",
+    "interactive",
+    "interval_text",
+    "ledger",
+    "reported",
+    "run_card",
+]
