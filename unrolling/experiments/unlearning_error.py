@@ -103,6 +103,4 @@ def samples_needed(pool: Sequence[float], tolerance: float) -> int:
     if values.ndim != 1 or values.size == 0 or not (np.isfinite(values).all() and (values > 0).all()):
         raise InputError(f"`pool` must be positive numbers, at least one, got {pool!r}.")
     check_real("tolerance", tolerance, above=0)
-    variation = values.std() / values.mean()
-    # Rounding must not turn an exact whole number into the next one.
-    return max(1, math.ceil((variation / tolerance) ** 2 - 1e-9))
+    return max(1, math.ceil((values.std() / values.mean() / tolerance) ** 2))
