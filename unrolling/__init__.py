@@ -42,15 +42,6 @@ from unrolling.unlearning_error import (
 )
 
 # What the verification error implies (section 4.1)
-from unrolling.densities import (
-    WeightDensity,
-    grid_over,
-    largest_difference,
-    log10_lipschitz_constant,
-    log10_peak_density,
-    orderings,
-    weights_after,
-)
 from unrolling.metrics.weights import (
     delta_bound,
     epsilon_bound,
@@ -76,7 +67,6 @@ __all__ = [
     "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
-    "WeightDensity",
     "WeightLog",
     "accuracy",
     "batch_loss",
@@ -89,21 +79,16 @@ __all__ = [
     "expand_sgd",
     "final_gradient_unlearn",
     "gamma_from_released",
-    "grid_over",
     "half_squared_l2_norm",
     "hvp",
     "kl_divergence_bound",
     "l2_norm",
-    "largest_difference",
     "linear_propagation_unlearn",
     "load_dataset",
-    "log10_lipschitz_constant",
-    "log10_peak_density",
     "logit_hessian_penalty",
     "logit_std",
     "make_batch_order",
     "make_generator",
-    "orderings",
     "sd_loss",
     "sd_loss_released",
     "second_order_unlearn",
@@ -118,5 +103,4 @@ __all__ = [
     "unlearning_error",
     "unlearning_error_corrected",
     "verification_error",
-    "weights_after",
 ]
