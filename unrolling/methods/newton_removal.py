@@ -40,15 +40,16 @@ def newton_removal_bound(
     .. math:: \gamma = \frac{M L^2 m^2}{2 \lambda^3 (n - m)^2}
 
     **Derivation.** Let F_R be the mean loss on what stays and
-    :math:`q = \frac{1}{n - m} \sum_{i \in F} \nabla l_i(w)`. At the minimiser w of the mean over all, :math:`\nabla F_R(w) = -q`. Strong convexity gives
+    :math:`q = \frac{1}{n - m} \sum_{i \in F} \nabla l_i(w)`. At the minimiser w of the mean over all,
+    :math:`\nabla F_R(w) = -q`. Strong convexity gives
     :math:`\|w - w'\| \le \|q\| / \lambda \le m L / (\lambda (n - m))`. As :math:`\nabla F_R(w') = 0`,
 
     .. math:: \bar w - w' = \nabla^2 F_R(w)^{-1}
               \bigl( \nabla^2 F_R(w) (w - w') - (\nabla F_R(w) - \nabla F_R(w')) \bigr) ,
 
-    and the bracket is at most :math:`\frac{M}{2} \|w - w'\|^2`. So one power of :math:`\lambda` comes from the
-    inverse and two from the distance. The power 3 is also the only one that leaves :math:`\gamma` alone when all losses
-    are multiplied by one number, which moves no minimiser.
+    and the bracket is at most :math:`\frac{M}{2} \|w - w'\|^2`. So one power of :math:`\lambda` comes from
+    the inverse and two from the distance. The power 3 is also the only one that leaves :math:`\gamma` alone
+    when all losses are multiplied by one number, which moves no minimiser.
 
     The paper's :math:`2 M L^2 m^2 / (\lambda^3 n^2)` follows for :math:`m \le n / 2` and is up to four times
     larger; for more deletions it does not follow.
@@ -167,7 +168,8 @@ def newton_unlearn(
     if least < convexity * (1 - math.sqrt(torch.finfo(vector.dtype).eps)):
         raise InputError(
             f"the Hessian on what stays has the eigenvalue {least:.3g}, below strong_convexity "
-            f"{convexity:.3g}: the method needs strongly convex losses, and `hessian` the mean over all examples at `params`."
+            f"{convexity:.3g}: the method needs strongly convex losses, and in `hessian` the "
+            "mean over all examples at `params`."
         )
     vector = vector + torch.linalg.solve(kept, m / (n - m) * slope)
     noise = torch.randn(len(vector), dtype=vector.dtype, generator=generator, device=generator.device)
