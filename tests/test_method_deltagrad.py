@@ -133,6 +133,11 @@ def test_with_period_1_it_is_retraining(reshuffle):
     found, retrained, _ = replay(start, loss_on, order, forget, 0.3, period=1)
     assert distance(found.params, retrained) < 1e-13
     assert found.fallbacks == 0
+    first = next(k for k, batch in enumerate(order) if forget & set(batch))
+    emptied = sum(set(batch) <= forget for batch in order)
+    assert found.replayed_steps == len(order) - first
+    assert found.exact_steps == found.replayed_steps - emptied
+    assert emptied == (1 if reshuffle else 4)
 
 
 def test_with_period_1_it_is_what_the_trainer_makes_of_the_order_without_the_example():
@@ -243,7 +248,7 @@ def test_steps_before_the_first_forgotten_example_are_free():
     assert found.cost.gradients == 30
 
 
-@pytest.mark.parametrize(("period", "burn_in"), [(5, 10), (2, 0), (1, 0), (50, 3)])
+@pytest.mark.parametrize(("period", "burn_in"), [(5, 10), (2, 0), (1, 0), (50, 3), (13, 1)])
 def test_cost_is_full_gradients_at_exact_steps_and_the_forgotten_ones_at_the_others(period, burn_in):
     start, loss_on = logistic(100, 3)
     path = descend(start, loss_on, full_batches(100, 40), 0.5)
@@ -312,6 +317,37 @@ def test_a_run_that_does_not_fit_is_refused():
         unlearn(forget=range(100))
     with pytest.raises(InputError, match="period must be at least 1"):
         deltagrad_unlearn(path[-1], path[:-1], loss_on, order, [0], learning_rate=0.5, period=0)
+
+
+def test_the_check_of_the_run_tells_a_slightly_wrong_learning_rate_from_rounding():
+    start, loss_on = logistic(100, 3)
+    order = BatchOrder(tuple(tuple(range(10 * k, 10 * k + 10)) for k in range(10)))
+    path = descend(start, loss_on, order, 0.5)
+    deltagrad_unlearn(path[-1], path[:-1], loss_on, order, [72], learning_rate=0.5)
+    with pytest.raises(InputError, match="training moved by a gradient"):
+        deltagrad_unlearn(path[-1], path[:-1], loss_on, order, [72], learning_rate=0.5 * (1 + 1e-7))
+
+
+def test_a_gradient_lost_in_the_rounding_of_the_weights_is_no_reason_to_refuse():
+    def loss_on(batch):  # every example pulls to the same point, which is reached before F is seen
+        return lambda p: ((p["w"] - 1 / 3) ** 2).sum() / 2
+
+    order = BatchOrder(((0, 1),) * 60 + ((1, 2),) * 5)
+    found, _, trained = replay({"w": torch.zeros(2, dtype=torch.float64)}, loss_on, order, [2], 0.3)
+    assert distance(found.params, trained) < 1e-9
+
+
+def test_float32_is_replayed_to_its_rounding():
+    start, double_loss_on = logistic(100, 3)
+
+    def loss_on(batch):
+        return lambda p: double_loss_on(batch)({"w": p["w"].double()}).float()
+
+    start = {"w": start["w"].float()}
+    order = make_batch_order(100, 20, 10, make_generator(0, "order"))
+    found, retrained, trained = replay(start, loss_on, order, [70, 71], 0.3, period=1)
+    assert found.params["w"].dtype == torch.float32
+    assert distance(found.params, retrained) < 1e-5 < 1e-2 * distance(trained, retrained)
 
 
 def test_batch_norm_in_training_mode_is_refused():

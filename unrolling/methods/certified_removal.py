@@ -142,7 +142,7 @@ def certified_removal(
 ) -> CertifiedRemoval:
     r"""Remove m of n examples by one Newton step, or retrain if the budget does not cover it.
 
-    With H the Hessian and :math:`X_R` the inputs of the n - m examples that stay (section 3.1, Corollary 1):
+    With H the Hessian and :math:`X_R` the inputs of the n - m examples that stay (Corollary 1):
 
     .. math:: w'' = w + H^{-1} \Delta, \qquad
               \Delta = m \lambda w + \sum_{i \in F} \nabla \ell(w^\top x_i, y_i), \qquad
@@ -217,7 +217,7 @@ def certified_removal(
 def worst_case_bound(
     loss: str, *, num_kept: int, num_removed: int, l2: float, perturbation: float = 0.0
 ) -> float:
-    r"""Return the bound on the gradient residual that needs no data (Theorem 1 and, for m > 1, Theorem 4).
+    r"""Return the bound on the gradient residual that needs no data (Theorem 1, there without b).
 
     .. math:: \frac{\gamma m^2 (2 C + p / n)^2}{\lambda^2 (n - m)}
 

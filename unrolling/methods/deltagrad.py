@@ -67,7 +67,7 @@ class DeltaGradReplay(Unlearned):
     Attributes:
         exact_steps: Steps whose gradient was computed in full.
         fallbacks: Those among them that were not due, but whose approximation could not be trusted.
-        replayed_steps: All steps that were replayed.
+        replayed_steps: All steps from the first that saw F; those of which nothing is left are among them.
     """
 
     exact_steps: int
@@ -103,8 +103,9 @@ def deltagrad_unlearn(
     batches.
 
     Assumes losses that are means over examples, plain SGD, and near enough to convex. A pair is used if
-    :math:`0 < \eta \|y\|^2 < 2 s^\top y`, which strong convexity with a stable :math:`\eta` implies; after a
-    pair that fails, steps are exact until one passes.
+    :math:`\eta \|y\|^2 < 2 s^\top y`: it shows positive curvature, and none that is too steep for
+    :math:`\eta`. Convex losses on which :math:`\eta` is stable always pass; after a pair that fails, steps
+    are exact until one passes.
 
     Where the Hessian is constant and a multiple of I, as in one dimension, a quadratic loss is replayed
     exactly. Elsewhere, after a fixed number of steps, the error is *proportional* to m / n for small m / n,
@@ -128,9 +129,25 @@ def deltagrad_unlearn(
         history: Pairs kept, the paper's usual value is 2.
         batch_size: Examples of one gradient equivalent.
 
+    Returns:
+        New weights, how the replay went, and its cost: the whole batch at exact steps, its forgotten examples
+        at the others, and the weights of all t steps.
+
     Raises:
         InputError: If ``forget`` is empty, not in ``order`` or all of it; or if trajectory, losses, order and
             learning rate do not fit together, as with momentum, batch norm or dropout.
+
+    Example:
+        >>> points = torch.tensor([0.0, 0.0, 3.0])  # the losses are (w - x)^2 / 2, the order full batches
+        >>> def loss_on(batch):
+        ...     return lambda p: ((p["w"] - points[list(batch)]) ** 2).mean() / 2
+        >>> order = BatchOrder(((0, 1, 2),) * 4)
+        >>> path = [{"w": torch.tensor([w])} for w in (0.0, 0.5, 0.75, 0.875, 0.9375)]  # eta = 0.5
+        >>> found = deltagrad_unlearn(
+        ...     path[-1], path[:-1], loss_on, order, [2], learning_rate=0.5, burn_in=1
+        ... )
+        >>> found.params["w"], found.exact_steps
+        (tensor([0.]), 2)
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     check_integer("period", period, minimum=1)
@@ -176,7 +193,7 @@ def deltagrad_unlearn(
             if not step.any():
                 _check_recorded(whole, cached_slope, cached, eta)
             change = whole - cached_slope
-            trusted = bool(0 < eta * change @ change < 2 * step @ change)
+            trusted = bool(eta * change @ change < 2 * step @ change)
             if trusted:
                 pairs.append((step, change))
             exact += 1
