@@ -293,6 +293,35 @@ def test_true_densities_of_removed_and_retrained_are_epsilon_delta_close(one_dim
     assert excess(untouched) > delta
 
 
+def test_bend_of_the_density_is_far_below_epsilon_in_more_dimensions():
+    inputs, targets = data(200, 20)
+    own, loss, kept = terms(l2=1e-3), LINEAR_LOSSES["logistic"], torch.ones(200, dtype=torch.bool)
+
+    def shift(noise):
+        """Return the T(b) for which w'' is the retrained minimiser, and the bound on |b - T(b)|."""
+        fit = minimise_linear(inputs, targets, noise, loss="logistic", l2=own.l2, tolerance=1e-11)
+        model = CertifiedModel({"weight": fit.weights[None]}, noise, kept, 0.0, own)
+        found = certified_removal(model, inputs, targets, [0], generator=make_generator(1, "b"))
+        assert not found.retrained
+        w, x, y = found.params["weight"][0], inputs[found.model.kept], targets[found.model.kept]
+        return -linear_gradient(loss, w, x, y, own.l2), found.bound
+
+    # So little noise that this one removal takes all of the budget.
+    scale = shift(torch.zeros(20, dtype=torch.float64))[1] / terms(noise_scale=1.0).budget
+    noise = scale * torch.randn(20, dtype=torch.float64, generator=make_generator(2, "b"))
+    small = 1e-4
+    columns = [
+        (shift(noise + small * e)[0] - shift(noise - small * e)[0]) / (2 * small)
+        for e in torch.eye(20, dtype=torch.float64)
+    ]
+    bend = torch.linalg.slogdet(torch.stack(columns, dim=1))
+    assert bend.sign == 1
+    assert 0 < abs(float(bend.logabsdet)) < 0.02 * own.epsilon
+    moved = shift(noise)[0]
+    ratio = (noise @ noise - moved @ moved) / (2 * scale**2)
+    assert abs(float(ratio + bend.logabsdet)) < own.epsilon
+
+
 def test_a_small_residual_alone_hides_nothing():
     # Weights rounded to a grid have a residual within any budget, if the grid is fine enough. Yet an event
     # tells them from the retrained ones with certainty: to lie on the grid.

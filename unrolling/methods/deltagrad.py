@@ -110,7 +110,7 @@ def deltagrad_unlearn(
     Where the Hessian is constant and a multiple of I, as in one dimension, a quadratic loss is replayed
     exactly. Elsewhere, after a fixed number of steps, the error is *proportional* to m / n for small m / n,
     as the distance to be covered is: B does not change when all its pairs shrink together. The paper states
-    :math:`o(m / n)` for long training, where s settles, and where :math:`B s = y` is right.
+    :math:`o(m / n)` for training long enough; there s settles, and :math:`B s = y` is what it takes.
 
     Departures from the paper: the gradients are not cached but read off the cached weights,
     :math:`G_k = (w_k - w_{k+1}) / \eta`, which halves the storage and costs digits in float32; the test on
@@ -134,8 +134,9 @@ def deltagrad_unlearn(
         at the others, and the weights of all t steps.
 
     Raises:
-        InputError: If ``forget`` is empty, not in ``order`` or all of it; or if trajectory, losses, order and
-            learning rate do not fit together, as with momentum, batch norm or dropout.
+        InputError: If ``forget`` is empty, not in ``order`` or all of it; or if at the first
+            replayed step trajectory, losses and learning rate do not fit together: with batch norm or
+            dropout in training mode, for instance, or momentum that has built up by then.
 
     Example:
         >>> points = torch.tensor([0.0, 0.0, 3.0])  # the losses are (w - x)^2 / 2, the order full batches
