@@ -41,6 +41,23 @@ from unrolling.unlearning_error import (
     verification_error,
 )
 
+# What the verification error implies (section 4.1)
+from unrolling.densities import (
+    WeightDensity,
+    grid_over,
+    largest_difference,
+    log10_lipschitz_constant,
+    log10_peak_density,
+    orderings,
+    weights_after,
+)
+from unrolling.metrics.weights import (
+    delta_bound,
+    epsilon_bound,
+    kl_divergence_bound,
+    total_variation_bound,
+)
+
 # Unlearning (sections 5.1 and 8.3) and beyond the first sum
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.linear_propagation import linear_propagation_unlearn
@@ -59,6 +76,7 @@ __all__ = [
     "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
+    "WeightDensity",
     "WeightLog",
     "accuracy",
     "batch_loss",
@@ -66,18 +84,26 @@ __all__ = [
     "collapse_gamma",
     "copy_for_retraining",
     "cross_entropy",
+    "delta_bound",
+    "epsilon_bound",
     "expand_sgd",
     "final_gradient_unlearn",
     "gamma_from_released",
+    "grid_over",
     "half_squared_l2_norm",
     "hvp",
+    "kl_divergence_bound",
     "l2_norm",
+    "largest_difference",
     "linear_propagation_unlearn",
     "load_dataset",
+    "log10_lipschitz_constant",
+    "log10_peak_density",
     "logit_hessian_penalty",
     "logit_std",
     "make_batch_order",
     "make_generator",
+    "orderings",
     "sd_loss",
     "sd_loss_released",
     "second_order_unlearn",
@@ -87,8 +113,10 @@ __all__ = [
     "snapshot",
     "targeted_unlearning_error",
     "top_singular_value",
+    "total_variation_bound",
     "train",
     "unlearning_error",
     "unlearning_error_corrected",
     "verification_error",
+    "weights_after",
 ]
