@@ -8,4 +8,7 @@ METHODS: dict[str, str] = {
     "final_gradient": "add back one gradient taken at w_t (as section 8.3 prints it)",
     "second_order": "also remove the batch's terms of Eq. 6, with Hessians at w_0",
     "linear_propagation": "carry the removal to first order along the stored trajectory",
+    "certified_removal": "a Newton step on a convex linear model, hidden by noise in its loss (Guo et al.)",
+    "newton_removal": "a Newton step from a stored Hessian, and noise on the weights (Sekhari et al.)",
+    "deltagrad": "replay the steps with most gradients from the cached ones (Wu et al.)",
 }
