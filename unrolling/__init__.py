@@ -9,7 +9,7 @@ from unrolling.models import build_model
 from unrolling.seeding import make_generator, seeded
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.training import copy_for_retraining, sgd_step, train
-from unrolling.trackers import accuracy
+from unrolling.trackers import WeightLog, accuracy
 
 # Training losses (Eq. 1, section 6)
 from unrolling.losses import (
@@ -41,19 +41,25 @@ from unrolling.unlearning_error import (
     verification_error,
 )
 
-# Unlearning (sections 5.1 and 8.3)
+# Unlearning (sections 5.1 and 8.3) and beyond the first sum
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.linear_propagation import linear_propagation_unlearn
+from unrolling.methods.second_order import second_order_unlearn
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchOrder",
+    "Cost",
     "Dataset",
     "Expansion",
     "Objective",
     "SpectralNorm",
+    "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
+    "WeightLog",
     "accuracy",
     "batch_loss",
     "build_model",
@@ -66,6 +72,7 @@ __all__ = [
     "half_squared_l2_norm",
     "hvp",
     "l2_norm",
+    "linear_propagation_unlearn",
     "load_dataset",
     "logit_hessian_penalty",
     "logit_std",
@@ -73,6 +80,7 @@ __all__ = [
     "make_generator",
     "sd_loss",
     "sd_loss_released",
+    "second_order_unlearn",
     "seeded",
     "sgd_step",
     "single_gradient_unlearn",
