@@ -8,4 +8,5 @@ METHODS: dict[str, str] = {
     "final_gradient": "add back one gradient taken at w_t (as section 8.3 prints it)",
     "second_order": "also remove the batch's terms of Eq. 6, with Hessians at w_0",
     "linear_propagation": "carry the removal to first order along the stored trajectory",
+    "sisa": "train shards in slices, and retrain one shard from a checkpoint (Bourtoule et al. 2021)",
 }
