@@ -36,6 +36,9 @@ def linear_propagation_unlearn(
     passed. So it is exact on quadratic losses, whatever :math:`\eta` and t, and off by a term of second order
     in :math:`\delta` elsewhere. Where training amplifies small differences, that term is amplified too.
 
+    Retraining from the first forgotten step takes one gradient where this takes one product, which costs
+    more. It pays if :math:`\delta_t` is computed ahead of the request.
+
     Args:
         final_params: Weights w_t after training.
         trajectory: For each step in turn the weights *before* it (see

@@ -40,6 +40,9 @@ def second_order_unlearn(
     On a smooth loss w'' is off by :math:`O(\eta^3)`, where single-gradient unlearning is by
     :math:`O(\eta^2)`. Like the expansion it helps only while :math:`\eta t \lambda` is small.
 
+    Retraining from w_0 takes one gradient per kept step. Over a single epoch this takes more than that;
+    with a sample, or over many epochs of the same batches, less.
+
     Args:
         final_params: Weights w_t after training.
         initial_params: Weights w_0 at which the unrolled steps began.
