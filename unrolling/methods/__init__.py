@@ -9,4 +9,6 @@ METHODS: dict[str, str] = {
     "second_order": "also remove the batch's terms of Eq. 6, with Hessians at w_0",
     "linear_propagation": "carry the removal to first order along the stored trajectory",
     "sisa": "train shards in slices, and retrain one shard from a checkpoint (Bourtoule et al. 2021)",
+    "amnesiac": "subtract the logged updates of the forgotten steps (Graves et al. 2021)",
+    "amnesiac_released": "add back gradients taken after the forgotten steps, as the released code",
 }

@@ -18,8 +18,8 @@ class Cost:
             the batch order; they are not counted.
     """
 
-    gradients: int
-    hvps: int
+    gradients: float
+    hvps: float
     stored_bytes: int
 
 
