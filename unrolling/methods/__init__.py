@@ -11,4 +11,5 @@ METHODS: dict[str, str] = {
     "sisa": "train shards in slices, and retrain one shard from a checkpoint (Bourtoule et al. 2021)",
     "amnesiac": "subtract the logged updates of the forgotten steps (Graves et al. 2021)",
     "amnesiac_released": "add back gradients taken after the forgotten steps, as the released code",
+    "linear_filtration": "forget a class by mixing the logits (Baumhauer et al. 2022)",
 }

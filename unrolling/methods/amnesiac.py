@@ -1,8 +1,8 @@
 r"""Amnesiac unlearning: write down what the forgotten steps did to the weights, and undo it.
 
 Graves, Nagisetty, Ganesh, "Amnesiac Machine Learning", AAAI 2021. The steps on a request's examples are
-logged as they are taken, so one has to know beforehand what may be forgotten together. As in the authors' code
-only weights and biases are logged: the running statistics of batch norm keep what they saw.
+logged as they are taken, so one has to know beforehand what may be forgotten together. As in the authors'
+code only weights and biases are logged: the running statistics of batch norm keep what they saw.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,8 @@ class AmnesiacLog(Observer):
 
     It keeps this one sum, as large as the weights, however many steps there are (and a copy of the weights
     while such a step is taken). What is summed cannot be forgotten in parts: for several requests train with
-    a log for each. The *applied* updates are logged, so any optimiser will do; call :meth:`before_step` and :meth:`after_step` in a loop of your own.
+    a log for each. The *applied* updates are logged, so any optimiser will do; call :meth:`before_step` and
+    :meth:`after_step` in a loop of your own.
 
     Args:
         model: The model being trained; only read.
