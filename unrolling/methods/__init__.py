@@ -12,4 +12,6 @@ METHODS: dict[str, str] = {
     "amnesiac": "subtract the logged updates of the forgotten steps (Graves et al. 2021)",
     "amnesiac_released": "add back gradients taken after the forgotten steps, as the released code",
     "linear_filtration": "forget a class by mixing the logits (Baumhauer et al. 2022)",
+    "fisher_scrubbing": "add noise where the retained data does not notice it (Golatkar et al. 2020a)",
+    "ntk_scrubbing": "retrain the network linearised at w_0, for small sets (Golatkar et al. 2020b)",
 }
