@@ -14,4 +14,5 @@ METHODS: dict[str, str] = {
     "linear_filtration": "forget a class by mixing the logits (Baumhauer et al. 2022)",
     "fisher_scrubbing": "add noise where the retained data does not notice it (Golatkar et al. 2020a)",
     "ntk_scrubbing": "retrain the network linearised at w_0, for small sets (Golatkar et al. 2020b)",
+    "dp_sgd": "train with differential privacy by Opacus, then change nothing (Abadi et al. 2016)",
 }
