@@ -45,6 +45,7 @@ HEAVY = {
     "plotly",
     "PIL",
     "sklearn",
+    "opacus",
 }
 
 

@@ -234,5 +234,7 @@ def test_bad_input_is_named():
         sisa_train(model, inputs, labels, (((0, 1), (1, 2)),), RECIPE)
     with pytest.raises(InputError, match="at most once"):
         sisa_train(model, inputs, labels, (((0, N),),), RECIPE)
+    with pytest.raises(InputError, match="must name some of the 48 examples"):
+        sisa_train(model, inputs, labels, (), RECIPE)
     with pytest.raises(InputError, match="num_epochs"):
         replace(RECIPE, num_epochs=0)

@@ -124,9 +124,9 @@ def sisa_train(
         InputError: If a shard has no examples, or the assignment names one twice or one that is not there.
     """
     known = [example for shard in assignment for part in shard for example in part]
-    if len(set(known)) < len(known) or not set(known) <= set(range(len(labels))):
+    if not known or len(set(known)) < len(known) or not set(known) <= set(range(len(labels))):
         raise InputError(
-            f"`assignment` must name each of the {len(labels)} examples at most once, and no others. "
+            f"`assignment` must name some of the {len(labels)} examples, each at most once, and no others. "
             "Use assign_shards."
         )
     models, checkpoints, gradients = [], [], 0.0
