@@ -32,6 +32,7 @@ def batches(num, size=5):
         yield matrix + matrix.T, torch.randn(size, dtype=torch.float64, generator=generator)
 
 
+@pytest.mark.paper("Eq. 9")
 def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors():
     model, eta = Quadratic(5), 0.01
     tracker = UnlearningTracker(model, quadratic_loss, learning_rate=eta, every=2, rtol=1e-8)

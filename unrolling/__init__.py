@@ -41,6 +41,14 @@ from unrolling.unlearning_error import (
     verification_error,
 )
 
+# What the verification error implies (section 4.1)
+from unrolling.metrics.weights import (
+    delta_bound,
+    epsilon_bound,
+    kl_divergence_bound,
+    total_variation_bound,
+)
+
 # Unlearning (sections 5.1 and 8.3) and beyond the first sum
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.linear_propagation import linear_propagation_unlearn
@@ -66,11 +74,14 @@ __all__ = [
     "collapse_gamma",
     "copy_for_retraining",
     "cross_entropy",
+    "delta_bound",
+    "epsilon_bound",
     "expand_sgd",
     "final_gradient_unlearn",
     "gamma_from_released",
     "half_squared_l2_norm",
     "hvp",
+    "kl_divergence_bound",
     "l2_norm",
     "linear_propagation_unlearn",
     "load_dataset",
@@ -87,6 +98,7 @@ __all__ = [
     "snapshot",
     "targeted_unlearning_error",
     "top_singular_value",
+    "total_variation_bound",
     "train",
     "unlearning_error",
     "unlearning_error_corrected",

@@ -29,10 +29,10 @@ from unrolling.experiments import (
 from unrolling.experiments.provenance import commit, describe_device, versions
 from unrolling.losses import LOSSES
 from unrolling.methods import METHODS
+from unrolling.metrics import METRICS
 from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
 from unrolling.store import Record, Store
-from unrolling.unlearning_error import METRICS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -186,7 +186,11 @@ class WeightLog(Observer):
     """Keeps a copy of the trainable weights before every step, for ``linear_propagation_unlearn``.
 
     Args:
-        model: The model being trained.
+        model: The model being trained, M or M'.
+
+    Attributes:
+        weights: The weights before the first recorded step, before the second, ... Those at the end are not
+            among them; take :func:`unrolling.snapshot` of the model.
     """
 
     def __init__(self, model: nn.Module):

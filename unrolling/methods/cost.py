@@ -25,7 +25,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Unlearned:
-    """The weights w'' and their cost."""
+    """What an unlearning method returns.
+
+    Attributes:
+        params: The weights w'', named and shaped as the model's.
+        cost: What they took.
+    """
 
     params: Params
     cost: Cost

@@ -1,0 +1,14 @@
+"""Metrics of unlearning, one file for each space they live in (section 3.2)."""
+
+#: What ``unrolling list`` shows: name -> one line.
+METRICS: dict[str, str] = {
+    "unlearning_error": "e, Eq. 9 as printed",
+    "unlearning_error_corrected": "e / eta, Eq. 9 with the factor that Eq. 7 loses",
+    "targeted_unlearning_error": "the bound on the terms with the forgotten batch alone",
+    "verification_error": "v, l2 distance to the retrained weights (section 3.2)",
+    "total_variation_bound": "from v and Gaussian noise on the weights: total variation distance",
+    "kl_divergence_bound": "from v and Gaussian noise on the weights: KL divergence",
+    "delta_bound": "from v and Gaussian noise on the weights: delta at a given epsilon",
+    "epsilon_bound": "from v and Gaussian noise on the weights: epsilon at a given delta",
+    "accuracy": "fraction of the test set classified correctly",
+}
