@@ -47,6 +47,7 @@ HEAVY = {
     "plotly",
     "PIL",
     "sklearn",
+    "opacus",
 }
 
 

@@ -11,4 +11,11 @@ METHODS: dict[str, str] = {
     "certified_removal": "a Newton step on a convex linear model, hidden by noise in its loss (Guo et al.)",
     "newton_removal": "a Newton step from a stored Hessian, and noise on the weights (Sekhari et al.)",
     "deltagrad": "replay the steps with most gradients from the cached ones (Wu et al.)",
+    "sisa": "train shards in slices, and retrain one shard from a checkpoint (Bourtoule et al. 2021)",
+    "amnesiac": "subtract the logged updates of the forgotten steps (Graves et al. 2021)",
+    "amnesiac_released": "add back gradients taken after the forgotten steps, as the released code",
+    "linear_filtration": "forget a class by mixing the logits (Baumhauer et al. 2022)",
+    "fisher_scrubbing": "add noise where the retained data does not notice it (Golatkar et al. 2020a)",
+    "ntk_scrubbing": "retrain the network linearised at w_0, for small sets (Golatkar et al. 2020b)",
+    "dp_sgd": "train with differential privacy by Opacus, then change nothing (Abadi et al. 2016)",
 }

@@ -1,0 +1,183 @@
+r"""DP-SGD: train so that every example matters little, and then unlearn by doing nothing.
+
+Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, "Deep Learning with Differential Privacy", CCS 2016,
+by Opacus (Yousefpour et al., 2021), which clips the per-example gradients, adds the noise and keeps the
+accounts. Of differential privacy the paper says, in section 3.3, that it is "in essence stating that a model
+has already unlearned": the weights are distributed nearly as if any one example had not been there.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from unrolling._checks import InputError, UnrollingError, check_integer, check_real
+from unrolling.losses import cross_entropy
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.parameters import Params, snapshot, trainable
+
+
+@dataclass(frozen=True)
+class Private:
+    r"""Privately trained weights.
+
+    Attributes:
+        params: The trained weights.
+        epsilon: With ``delta`` the guarantee :math:`(\epsilon, \delta)` for one example added or removed.
+        delta: As asked for.
+    """
+
+    params: Params
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class PrivatelyUnlearned(Unlearned):
+    r"""The weights as they were, and the guarantee for the group that asked.
+
+    Attributes:
+        epsilon: m times that for one example.
+        delta: A value of 1 or more guarantees nothing.
+    """
+
+    epsilon: float
+    delta: float
+
+
+def dp_sgd_train(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    num_steps: int,
+    noise_multiplier: float,
+    clipping_norm: float,
+    delta: float,
+    generator: torch.Generator,
+    logit_loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Private:
+    r"""Return weights trained by DP-SGD, with the privacy they give.
+
+    .. math:: w \leftarrow w - \frac{\eta}{b} \Big( \sum_{i \in B} g_i \min(1, C / \|g_i\|_2)
+              + \sigma C \, \mathcal{N}(0, I) \Big)
+
+    Each example is in the batch B with probability q = b / n, independently (Poisson sampling), as the
+    accounts assume. They are kept in Rényi differential privacy, whose :math:`\epsilon` is an upper bound.
+
+    Args:
+        model: Where training starts; left as it is. It must treat examples independently: no batch norm.
+        inputs: All examples, shape (n, ...), on the model's device.
+        labels: Their classes, shape (n,).
+        learning_rate: :math:`\eta`, constant.
+        batch_size: b, the *expected* number of examples per step.
+        num_steps: How many steps.
+        noise_multiplier: :math:`\sigma`, in units of the clipping norm; 0 gives no privacy.
+        clipping_norm: C.
+        delta: The :math:`\delta` at which :math:`\epsilon` is reported, well below 1 / n.
+        generator: Source of batches and noise, on the model's device. PyTorch's generators are not
+            cryptographic: a guarantee against an adversary who may attack them needs another.
+        logit_loss: ``logit_loss(logits, labels)``, the mean over the examples. A penalty on the weights
+            cannot be clipped per example and has no place here.
+
+    Raises:
+        InputError: If a number is out of range or a layer has no per-example gradients, such as batch norm.
+        UnrollingError: If Opacus is not installed.
+    """
+    eta = check_real("learning_rate", learning_rate, above=0)
+    check_integer("batch_size", batch_size, minimum=1, maximum=len(inputs))
+    check_integer("num_steps", num_steps, minimum=1)
+    check_real("noise_multiplier", noise_multiplier, minimum=0)
+    check_real("clipping_norm", clipping_norm, above=0)
+    _check_delta(delta)
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if norms:
+        raise InputError(
+            f"layer {norms[0]!r} is batch norm, which mixes the examples of a batch: there is no gradient "
+            "per example. Use group norm: opacus.validators.ModuleValidator.fix(model) replaces each one."
+        )
+    try:
+        from opacus import GradSampleModule
+        from opacus.accountants import RDPAccountant
+        from opacus.optimizers import DPOptimizer
+        from opacus.validators import ModuleValidator
+    except ImportError as error:
+        raise UnrollingError("DP-SGD needs Opacus: pip install opacus.") from error
+
+    trained = copy.deepcopy(model).train()
+    problems = ModuleValidator.validate(trained)
+    if problems:
+        raise InputError(f"Opacus cannot train this model: {problems[0]}")
+    optimizer = DPOptimizer(
+        torch.optim.SGD(trainable(trained).values(), lr=eta),
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=clipping_norm,
+        expected_batch_size=batch_size,
+        generator=generator,
+    )
+    accountant, rate = RDPAccountant(), batch_size / len(inputs)
+    optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(rate))
+    per_example = GradSampleModule(trained)
+    for _ in range(num_steps):
+        chosen = torch.rand(len(inputs), generator=generator, device=generator.device) < rate
+        index = chosen.nonzero()[:, 0].to(inputs.device)
+        if len(index):
+            # Opacus hooks into the backward pass of every layer, and PyTorch warns of a hook on a layer whose
+            # inputs need no gradient.
+            batch = inputs[index].requires_grad_()
+            logit_loss(per_example(batch), labels[index]).backward()
+        else:  # a step without data is noise all the same
+            for p in trainable(trained).values():
+                p.grad_sample = p.new_zeros((0, *p.shape))
+        optimizer.step()
+        optimizer.zero_grad()
+    epsilon = accountant.get_epsilon(delta) if noise_multiplier else math.inf
+    return Private(snapshot(trained), float(epsilon), delta)
+
+
+def group_privacy(epsilon: float, delta: float, group_size: int) -> tuple[float, float]:
+    r"""Return the guarantee for m examples at once: :math:`(m \epsilon, \; m e^{(m - 1) \epsilon} \delta)`.
+
+    Dwork, Roth, "The Algorithmic Foundations of Differential Privacy", 2014, and Vadhan, "The Complexity of
+    Differential Privacy", 2017, Lemma 2.2: m applications of the definition, one example at a time.
+
+    Args:
+        epsilon: For one example, >= 0.
+        delta: For one example, in (0, 1).
+        group_size: m.
+
+    Example:
+        >>> group_privacy(0.5, 1e-6, 1)
+        (0.5, 1e-06)
+    """
+    epsilon = check_real("epsilon", epsilon, minimum=0)
+    _check_delta(delta)
+    m = check_integer("group_size", group_size, minimum=1)
+    exponent = (m - 1) * epsilon
+    return m * epsilon, m * delta * math.exp(exponent) if exponent < 700 else math.inf
+
+
+def dp_sgd_unlearn(trained: Private, num_forgotten: int) -> PrivatelyUnlearned:
+    """Return the trained weights unchanged: the baseline that unlearns nothing, at no cost.
+
+    The guarantee compares with training without the ``num_forgotten`` examples and is :func:`group_privacy`
+    of that for one. It fades fast with their number.
+
+    Args:
+        trained: See :func:`dp_sgd_train`.
+        num_forgotten: m, how many examples were asked to be forgotten.
+    """
+    epsilon, delta = group_privacy(trained.epsilon, trained.delta, num_forgotten)
+    params = {name: p.clone() for name, p in trained.params.items()}
+    return PrivatelyUnlearned(params, Cost(gradients=0, hvps=0, stored_bytes=0), epsilon, delta)
+
+
+def _check_delta(delta: float) -> None:
+    if check_real("delta", delta, above=0) >= 1:
+        raise InputError(f"delta must be below 1, got {delta:g}.")

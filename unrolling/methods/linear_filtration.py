@@ -1,0 +1,159 @@
+r"""Linear filtration: forget a whole class by mixing the logits so that its examples look like others.
+
+Baumhauer, Schöttle, Zeppelzauer, "Machine Unlearning: Linear Filtration for Logit-based Classifiers", Machine
+Learning 111, 2022. Only the last layer changes; what the layers below learnt from the class stays. The
+authors call this weak unlearning.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unrolling._checks import InputError, check_choice, check_integer
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.parameters import snapshot, training_mode
+
+FILTRATIONS: dict[str, str] = {
+    "naive": "leave the class's logit out, nothing more",
+    "normalization": "shift the class's mean logits to the level of the other classes'",
+    "randomization": "replace the class's mean logits by standard normal numbers",
+    "zeroing": "replace the class's mean logits by zeros",
+}
+"""The variants: name -> one line."""
+
+
+@dataclass(frozen=True)
+class Filtered(Unlearned):
+    r"""A filtered last layer.
+
+    Attributes:
+        condition_number: :math:`\sigma_1 / \sigma_c` of the class means A. Errors of these means reach the
+            new weights up to this many times larger.
+    """
+
+    condition_number: float
+
+
+def filtration_matrix(
+    class_means: Tensor, forget_class: int, variant: str, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Return :math:`F = B A^{-1}`, shape (c - 1, c), which maps all logits to those of the other classes.
+
+    Column i of A is the mean logit vector of class i. B is A without row k; its column k is replaced by
+
+    .. math:: z = B_k \ (\text{naive}) , \quad
+              z = B_k - \overline{B_k} + \overline{B_{\ne k}} \ (\text{normalization}) , \quad
+              z \sim \mathcal{N}(0, I) \ (\text{randomization}) , \quad z = 0 \ (\text{zeroing}) ,
+
+    where the bars are means over all entries. So F keeps the mean logits of the other classes,
+    :math:`F A_i = B_i`, and sends those of the forgotten class to z.
+
+    Args:
+        class_means: A, shape (c, c), column i for class i.
+        forget_class: k.
+        variant: A key of :data:`FILTRATIONS`.
+        generator: Source of z; needed for "randomization" only.
+
+    Raises:
+        InputError: If A is singular, or an argument is out of range.
+
+    Example:
+        >>> filtration_matrix(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), 1, "zeroing")
+        tensor([[1., 0.]])
+    """
+    if class_means.ndim != 2 or class_means.shape[0] != class_means.shape[1] or len(class_means) < 2:
+        raise InputError(f"`class_means` must have shape (c, c), c >= 2, got {tuple(class_means.shape)}.")
+    check_integer("forget_class", forget_class, maximum=len(class_means) - 1)
+    check_choice("filtration", variant, FILTRATIONS)
+    condition = float(torch.linalg.cond(class_means))
+    # Below this the rows are independent to working precision (the rule of numpy.linalg.matrix_rank).
+    if not condition * len(class_means) * torch.finfo(class_means.dtype).eps < 1:
+        raise InputError(
+            f"the matrix of mean logits is singular (condition number {condition:.1e}): there is no "
+            "filtration. If the last layer started from zeros, the logits of every example sum to zero: "
+            "start from random weights. Otherwise train until the classes differ."
+        )
+    keep = [i for i in range(len(class_means)) if i != forget_class]
+    wanted = class_means[keep].clone()
+    column = wanted[:, forget_class]
+    if variant == "normalization":
+        column += wanted[:, keep].mean() - column.mean()
+    elif variant == "zeroing":
+        column.zero_()
+    elif variant == "randomization":
+        if generator is None:
+            raise InputError("filtration 'randomization' draws random numbers: pass `generator`.")
+        column.copy_(torch.randn(len(keep), generator=generator, dtype=wanted.dtype, device=generator.device))
+    return torch.linalg.solve(class_means.double(), wanted.double(), left=False).to(wanted.dtype)
+
+
+def linear_filtration_unlearn(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    forget_class: int,
+    *,
+    variant: str = "normalization",
+    generator: torch.Generator | None = None,
+    batch_size: int = 1,
+) -> Filtered:
+    r"""Return the last layer with :math:`F W` and :math:`F b` in place of W and b; it has c - 1 outputs.
+
+    Classes above the forgotten one move down by one. Everything else of the model stays as it is.
+
+    Args:
+        model: Its last layer is a ``nn.Linear`` that computes the logits. Evaluated in evaluation mode.
+        inputs: Examples of every class, the forgotten one too, shape (n, ...).
+        labels: Their classes, shape (n,).
+        forget_class: k, the class to forget.
+        variant: A key of :data:`FILTRATIONS`. The authors recommend "normalization".
+        generator: Needed for "randomization" only.
+        batch_size: Examples of one gradient equivalent.
+
+    Returns:
+        All trainable weights with the last layer replaced, the condition number of the class means, and the
+        cost: n forward passes, counted as gradients (an upper bound), and nothing stored.
+
+    Raises:
+        InputError: If the model does not end in a linear layer, a class has no examples, or the class means
+            are linearly dependent.
+    """
+    check_integer("batch_size", batch_size, minimum=1)
+    name, layer, logits = _last_layer(model, inputs)
+    num_classes = layer.out_features
+    counts = labels.bincount(minlength=num_classes)
+    if len(counts) > num_classes or not bool(counts.all()):
+        raise InputError(
+            f"the mean logits of {num_classes} classes need examples of each of them, got {counts.tolist()} "
+            "examples per class."
+        )
+    means = torch.stack([logits[labels == i].mean(dim=0) for i in range(num_classes)], dim=1)
+    matrix = filtration_matrix(means, forget_class, variant, generator=generator)
+    params = snapshot(model)
+    for own, p in layer.named_parameters(prefix=name):
+        params[own] = matrix @ p.detach()
+    return Filtered(
+        params=params,
+        cost=Cost(gradients=len(inputs) / batch_size, hvps=0, stored_bytes=0),
+        condition_number=float(torch.linalg.cond(means)),
+    )
+
+
+def _last_layer(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Linear, Tensor]:
+    """Return the last linear layer, its name, and the logits, which must be its output."""
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    name, layer = linear[-1] if linear else ("", model)
+    outputs: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:
+        with torch.no_grad(), training_mode(model, False):
+            logits = [model(part) for part in inputs.split(500)]
+    finally:
+        hook.remove()
+    if not linear or [id(output) for output in outputs] != [id(part) for part in logits]:
+        raise InputError(
+            "the model must end in a torch.nn.Linear whose outputs are the logits, got one that does not. "
+            "Linear filtration multiplies that layer's weights."
+        )
+    return name, layer, torch.cat(logits)
