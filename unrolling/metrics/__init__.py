@@ -11,4 +11,8 @@ METRICS: dict[str, str] = {
     "delta_bound": "from v and Gaussian noise on the weights: delta at a given epsilon",
     "epsilon_bound": "from v and Gaussian noise on the weights: epsilon at a given delta",
     "accuracy": "fraction of the test set classified correctly",
+    "roc_curve": "ROC curve and its area for any attack's scores",
+    "tpr_at_fpr": "true positive rate of an attack at a low false positive rate",
+    "loss_threshold_attack": "membership inference by a threshold on the loss (Yeom et al. 2018)",
+    "shadow_model_attack": "membership inference by shadow models (Shokri et al. 2017)",
 }
