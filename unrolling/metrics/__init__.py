@@ -15,4 +15,6 @@ METRICS: dict[str, str] = {
     "tpr_at_fpr": "true positive rate of an attack at a low false positive rate",
     "loss_threshold_attack": "membership inference by a threshold on the loss (Yeom et al. 2018)",
     "shadow_model_attack": "membership inference by shadow models (Shokri et al. 2017)",
+    "privacy_risk_score": "privacy risk score on probabilities (Song and Mittal 2021)",
+    "privacy_risk_score_released": "privacy risk score on logits, as in the paper's code",
 }
