@@ -191,8 +191,9 @@ def test_with_probabilities_and_one_range_the_released_score_is_that_of_common_l
         return torch.cat([pair[0][keep], ends[0]]), torch.cat([pair[1][keep], ends[1]])
 
     members, others = joined(members), joined(others)
-    edges = np.linspace(1e-6, 12.0, 11)
     own, theirs = (modified_entropy(*pair).numpy() for pair in (members, others))
+    assert (own.min(), own.max()) == (theirs.min(), theirs.max())
+    edges = np.linspace(own.min(), own.max(), 11)
     shares = [np.histogram(values, edges)[0] / len(values) for values in (own, theirs)]
     where = np.clip(np.searchsorted(edges, own, side="right") - 1, 0, 9)
     expected = shares[0][where] / (shares[0] + shares[1])[where]

@@ -17,4 +17,6 @@ METRICS: dict[str, str] = {
     "shadow_model_attack": "membership inference by shadow models (Shokri et al. 2017)",
     "privacy_risk_score": "privacy risk score on probabilities (Song and Mittal 2021)",
     "privacy_risk_score_released": "privacy risk score on logits, as in the paper's code",
+    "likelihood_ratio_scores": "membership of single examples from many models: LiRA, U-LiRA",
+    "klom": "KL divergence of margins, unlearned against retrained models (Georgiev et al. 2024)",
 }
