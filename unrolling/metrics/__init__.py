@@ -18,5 +18,7 @@ METRICS: dict[str, str] = {
     "privacy_risk_score": "privacy risk score on probabilities (Song and Mittal 2021)",
     "privacy_risk_score_released": "privacy risk score on logits, as in the paper's code",
     "likelihood_ratio_scores": "membership of single examples from many models: LiRA, U-LiRA",
+    "epsilon_lower_bound": "epsilon at a given delta that an attack's successes show, with confidence",
+    "gaussian_weight_divergence": "KL divergence of Gaussians fitted to weights over seeds",
     "klom": "KL divergence of margins, unlearned against retrained models (Georgiev et al. 2024)",
 }
