@@ -103,13 +103,13 @@ def test_losses_of_one_distribution_give_no_advantage():
 
 
 def outputs(top, num_classes, seed):
-    """Return probabilities whose largest is `top`, the others drawn, the columns shuffled; and labels."""
+    """Return outputs that give the true class the probability `top` and share the rest at random."""
     generator = make_generator(seed, "outputs")
-    rest = torch.rand(len(top), num_classes - 1, generator=generator, dtype=torch.float64)
-    rest = (1 - top)[:, None] * rest / rest.sum(dim=1, keepdim=True)
-    columns = torch.rand(len(top), num_classes, generator=generator).argsort(dim=1)
     labels = torch.randint(0, num_classes, (len(top),), generator=generator)
-    return torch.cat([top[:, None], rest], dim=1).gather(1, columns), labels
+    rest = torch.rand(len(top), num_classes, generator=generator, dtype=torch.float64)
+    rest.scatter_(1, labels[:, None], 0.0)
+    rest *= (1 - top[:, None]) / rest.sum(dim=1, keepdim=True)
+    return rest.scatter(1, labels[:, None], top[:, None]), labels
 
 
 def uniform(size, low, high, seed):
@@ -117,7 +117,7 @@ def uniform(size, low, high, seed):
 
 
 def auc_of(member_tops, nonmember_tops, **options):
-    """Return the area for largest probabilities of which the first half comes from shadow models."""
+    """Return the area for probabilities of the true class of which the first half comes from shadows."""
     member = outputs(member_tops, 4, 1)
     other = outputs(nonmember_tops, 4, 2)
     half = len(member_tops) // 2
@@ -128,6 +128,13 @@ def auc_of(member_tops, nonmember_tops, **options):
 
 def test_shadow_attack_finds_planted_leakage():
     assert auc_of(uniform(400, 0.9, 1.0, 1), uniform(400, 0.6, 0.8, 2)) == 1.0
+
+
+def test_shadow_attack_is_sure_of_differences_that_are_plain_though_small():
+    members = outputs(uniform(100, 0.9995, 1.0, 1), 4, 1)
+    others = outputs(uniform(100, 0.9970, 0.9975, 2), 4, 2)
+    assert float(shadow_model_attack(members, others, members).min()) > 0.8
+    assert float(shadow_model_attack(members, others, others).max()) < 0.2
 
 
 def test_shadow_attack_on_outputs_that_do_not_depend_on_membership_is_guessing():
@@ -146,11 +153,13 @@ def test_shadow_attack_learns_each_class_by_itself():
     assert roc_curve(*scores).auc == 1.0
 
 
-def test_shadow_attack_does_not_see_which_class_got_which_probability():
-    members, others = outputs(uniform(60, 0.8, 1.0, 1), 4, 1), outputs(uniform(60, 0.5, 0.9, 2), 4, 2)
-    scores = shadow_model_attack(members, others, members)
-    turned = members[0].roll(1, dims=1), members[1]
-    torch.testing.assert_close(shadow_model_attack(members, others, turned), scores)
+def test_shadow_attack_sees_whether_the_true_class_is_the_probable_one():
+    # Members are surely right, non-members as surely wrong: sorted, their outputs are the same.
+    members, labels = outputs(uniform(100, 0.9, 1.0, 1), 2, 1)
+    others = 1 - members
+    torch.testing.assert_close(others.sort(dim=1).values, members.sort(dim=1).values)
+    shadows = (members, labels), (others, labels)
+    assert roc_curve(*(shadow_model_attack(*shadows, query) for query in shadows)).auc == 1.0
 
 
 def test_a_network_as_attack_model_finds_members_in_the_midst_of_others():
@@ -180,6 +189,7 @@ PAIR = (torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
         (lambda: tpr_at_fpr(roc_curve(torch.ones(1), torch.zeros(1)), 2.0), "at most 1, got 2"),
         (lambda: loss_threshold_attack(torch.zeros(2, 2), torch.zeros(2)), "member_losses.*shape \\(2, 2\\)"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0].log(), PAIR[1])), "query.*Are these logits"),
+        (lambda: shadow_model_attack((2 * PAIR[0] - 0.5, PAIR[1]), PAIR, PAIR), "rows >= 0 that sum to 1"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0], PAIR[1].float())), "int64 class numbers"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0], PAIR[1] + 1)), "between 0 and 1.*got 1 to 2"),
         (

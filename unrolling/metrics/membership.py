@@ -76,9 +76,9 @@ def shadow_model_attack(
     Source: Shokri, Stronati, Song and Shmatikov, *Membership Inference Attacks Against Machine Learning
     Models*, 2017, section V. The caller trains shadow models as the attacked model was trained, each on its
     own random half of some data. Their outputs on the half they saw and on the other half teach the attack
-    models, one for each true label, which see the probabilities alone. These are sorted here, as in Salem et
-    al., *ML-Leaks*, 2019: fewer patterns to learn, and no trace of which class got which probability.
-    Members and non-members count as often as they come, so pass about equally many.
+    models, one for each true label, which see the probabilities alone, in the order of the classes: sorting
+    them, as later attacks do, would hide whether the true class is the probable one. Members and non-members
+    count as often as they come, so pass about equally many.
 
     Args:
         shadow_member: Probabilities (examples, classes) of the shadow models on examples each was trained on,
@@ -106,9 +106,8 @@ def shadow_model_attack(
     pairs = {"shadow_member": shadow_member, "shadow_nonmember": shadow_nonmember, "query": query}
     outputs, labels = {}, {}
     for name, (probabilities, classes) in pairs.items():
-        found = check_probabilities(name, probabilities)
-        labels[name] = check_labels(classes, found)
-        outputs[name] = found.sort(dim=1, descending=True).values
+        outputs[name] = check_probabilities(name, probabilities)
+        labels[name] = check_labels(classes, outputs[name])
     scores = torch.empty(len(outputs["query"]), dtype=torch.float64)
     for label in labels["query"].unique().tolist():
         own = {name: outputs[name][labels[name] == label] for name in pairs}
