@@ -23,6 +23,12 @@ def column(*values):
     return torch.tensor(values, dtype=torch.float64)[:, None]
 
 
+def ratio(member, other, attacked, **options):
+    """Return the scores for models of which each is of one kind for all examples."""
+    kinds = torch.arange(len(member) + len(other))[:, None] < len(member)
+    return likelihood_ratio_scores(torch.cat([member, other]), kinds, attacked, **options)
+
+
 def test_margin_is_the_logit_scaled_confidence():
     logits, labels = normal(50, 4, scale=2.0), torch.arange(50) % 4
     p = logits.softmax(dim=1)[torch.arange(50), labels]
@@ -45,13 +51,13 @@ def test_scores_are_differences_of_scipys_log_densities(seed, inside, outside):
         sign * stats.norm.logpdf(attacked, m.numpy().mean(axis=0), m.numpy().std(axis=0, ddof=1))
         for sign, m in ((1, member), (-1, other))
     )
-    np.testing.assert_allclose(likelihood_ratio_scores(member, other, attacked), expected, atol=1e-9)
+    np.testing.assert_allclose(ratio(member, other, attacked), expected, atol=1e-9)
 
 
 def test_scores_with_one_shared_variance_by_hand():
     member = torch.tensor([[0.0, 5.0], [2.0, 5.0]])  # means 1, 5; variances 2, 0; shared 1
     other = torch.tensor([[-1.0, 0.0], [1.0, 4.0]])  # means 0, 2; variances 2, 8; shared 5
-    found = likelihood_ratio_scores(member, other, torch.tensor([[2.0, 4.0]]), shared_variance=True)
+    found = ratio(member, other, torch.tensor([[2.0, 4.0]]), shared_variance=True)
     expected = [math.log(5) / 2 + 4 / 10 - 1 / 2, math.log(5) / 2 + 4 / 10 - 1 / 2]
     assert found.tolist()[0] == pytest.approx(expected)
 
@@ -60,7 +66,7 @@ def test_ratio_has_the_curve_of_two_gaussians_at_a_known_distance():
     # Means one apart, enough models for the fits to be those Gaussians: AUC = Phi(1 / sqrt 2).
     fits = normal(20_000, 1, mean=1.0, seed=1), normal(20_000, 1, seed=2)
     quantiles = torch.from_numpy(stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000))[:, None]
-    member, other = (likelihood_ratio_scores(*fits, quantiles + shift) for shift in (1.0, 0.0))
+    member, other = (ratio(*fits, quantiles + shift) for shift in (1.0, 0.0))
     curve = roc_curve(member.flatten(), other.flatten())
     assert curve.auc == pytest.approx(stats.norm.cdf(1 / math.sqrt(2)), abs=2e-3)
     expected = stats.norm.cdf(1 + stats.norm.ppf(0.01))
@@ -73,9 +79,9 @@ def test_examples_judged_one_by_one_are_told_apart_where_one_threshold_for_all_f
     fits = difficulty + normal(64, 500, seed=2, mean=2.0), difficulty + normal(64, 500, seed=3)
     members, others = difficulty + normal(1, 500, seed=4, mean=2.0), difficulty + normal(1, 500, seed=5)
     one_threshold = roc_curve(members.flatten(), others.flatten()).auc
-    ratio = roc_curve(*(likelihood_ratio_scores(*fits, m).flatten() for m in (members, others))).auc
+    one_by_one = roc_curve(*(ratio(*fits, m).flatten() for m in (members, others))).auc
     assert one_threshold < 0.6
-    assert ratio == pytest.approx(stats.norm.cdf(math.sqrt(2)), abs=0.03)
+    assert one_by_one == pytest.approx(stats.norm.cdf(math.sqrt(2)), abs=0.03)
 
 
 def test_models_outside_the_fits_show_nothing_where_there_is_nothing_and_models_inside_do():
@@ -83,10 +89,21 @@ def test_models_outside_the_fits_show_nothing_where_there_is_nothing_and_models_
     fresh = normal(4, 5000, seed=3), normal(4, 5000, seed=4)
 
     def auc(pair):
-        return roc_curve(*(likelihood_ratio_scores(*fits, m).flatten() for m in pair)).auc
+        return roc_curve(*(ratio(*fits, m).flatten() for m in pair)).auc
 
     assert abs(auc(fresh) - 0.5) < 0.02
     assert auc(fits) > 0.65
+
+
+def test_each_example_has_models_of_its_own_of_either_kind():
+    shadows, attacked = normal(9, 40, seed=1), normal(2, 40, seed=2)
+    member = torch.rand(9, 40, generator=make_generator(0, "halves")).argsort(dim=0) < 4
+    found = likelihood_ratio_scores(shadows, member, attacked)
+    for i in range(40):
+        alone = ratio(
+            shadows[member[:, i], i : i + 1], shadows[~member[:, i], i : i + 1], attacked[:, i : i + 1]
+        )
+        torch.testing.assert_close(found[:, i : i + 1], alone)
 
 
 def test_klom_of_a_histogram_made_by_hand():
@@ -146,12 +163,13 @@ ROWS = torch.tensor([[0.0, 1.0], [1.0, 3.0]])
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: likelihood_ratio_scores(ROWS[:1], ROWS, ROWS), "`member_margins`.*models >= 2"),
-        (lambda: likelihood_ratio_scores(ROWS, ROWS[:, :1], ROWS), "`nonmember_margins`.*2\\), one row"),
-        (lambda: likelihood_ratio_scores(ROWS, ROWS, ROWS[0]), "`margins`.*2 dimension"),
+        (lambda: ratio(ROWS[:1], ROWS, ROWS), "example 0 has 1 models of a kind, expected at least two"),
+        (lambda: ratio(ROWS, ROWS, ROWS[:, :1]), "`margins`.*each of the 2 examples.*got shape \\(2, 1\\)"),
+        (lambda: ratio(ROWS, ROWS, ROWS[0]), "`margins`.*2 dimension"),
+        (lambda: likelihood_ratio_scores(ROWS, ROWS, ROWS), "`is_member` must be a bool tensor.*\\(2, 1\\)"),
         (
-            lambda: likelihood_ratio_scores(ROWS, torch.tensor([[0.0, 1.0], [1.0, 1.0]]), ROWS),
-            "`nonmember_margins` is the same in all models for example 1.*shared_variance",
+            lambda: ratio(ROWS, torch.tensor([[0.0, 0.1], [1.0, 0.1], [1.0, 0.1]]), ROWS),
+            "same margin for example 1.*shared_variance",
         ),
         (lambda: klom(ROWS, ROWS[:1]), "`retrained_margins`.*models >= 2"),
         (lambda: klom(ROWS, ROWS, num_bins=0), "num_bins must be at least 1"),

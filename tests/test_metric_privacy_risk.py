@@ -218,6 +218,11 @@ def test_the_released_score_is_nan_where_both_shares_are_zero():
     found = privacy_risk_score_released(shadow, shadow, query).tolist()
     assert (found[0], found[2]) == (0.5, 0.5)
     assert math.isnan(found[1])
+    # Bins without width: as there, their common edge belongs to the last bin, so only lower values miss it.
+    same = with_entropies(0.3, 0.3)
+    lower, equal, higher = privacy_risk_score_released(same, same, with_entropies(0.1, 0.3, 0.5)).tolist()
+    assert math.isnan(lower)
+    assert (equal, higher) == (0.5, 0.5)
 
 
 PAIR = softmax(logits_of(4, 2, 0))

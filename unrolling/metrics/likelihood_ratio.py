@@ -36,60 +36,94 @@ def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def likelihood_ratio_scores(
-    member_margins: Tensor,
-    nonmember_margins: Tensor,
-    margins: Tensor,
-    *,
-    shared_variance: bool = False,
+    shadow_margins: Tensor, is_member: Tensor, margins: Tensor, *, shared_variance: bool = False
 ) -> Tensor:
-    r"""Return the log-likelihood ratio of each example for each attacked model; above 0 speaks for a member.
+    r"""Return the log-likelihood ratio of each example for each attacked model; higher speaks for a member.
 
     .. math:: \Lambda(x) = \ln N(\phi(x); \mu_{in}, \sigma_{in}^2) - \ln N(\phi(x); \mu_{out}, \sigma_{out}^2)
 
-    with Gaussians fitted to every example's margins on its own. LiRA (Carlini et al., *Membership Inference
-    Attacks From First Principles*, 2022, Algorithm 1): members' margins come from models trained with the
-    example, non-members' from models trained without it. U-LiRA (Kurmanji et al., *Towards Unbounded Machine
-    Unlearning*, 2023; Hayes et al., *Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense
-    of Privacy*, 2024): members' margins come from models trained with it that then unlearned it, non-members'
-    from models retrained without it.
+    with two Gaussians fitted to every example's margins on its own. LiRA (Carlini et al., *Membership
+    Inference Attacks From First Principles*, 2022, Algorithm 1): "in" are models trained with the example,
+    "out" models trained without it. U-LiRA (Kurmanji et al., *Towards Unbounded Machine Unlearning*, 2023;
+    Hayes et al., *Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of Privacy*,
+    2024): "in" are models that were trained with the example and unlearned it, "out" models retrained
+    without it.
 
-    Score models that are in neither fit: a model's own margins draw the fit to themselves, so scores of the
-    fitted models tell the two kinds apart even where there is nothing to tell. Pass the scores of attacked
-    models of either kind to :func:`unrolling.metrics.roc.roc_curve`.
+    Score models that are not among the shadow models: a model's own margins draw the fit to themselves, so
+    scores of the fitted models tell the two kinds apart even where there is nothing to tell. Pass the scores
+    where the attacked model is "in" and those where it is "out" to :func:`unrolling.metrics.roc.roc_curve`.
 
     Variances are sums of squares divided by models - 1. With few models the scores are too extreme, so judge
     them by their ROC curve rather than by 0 as the border.
 
     Args:
-        member_margins: From :func:`logit_margin`, shape (models, examples), at least two models.
-        nonmember_margins: Shape (other models, examples), at least two.
+        shadow_margins: From :func:`logit_margin`, shape (models, examples).
+        is_member: True where the model is "in" for the example, same shape; or shape (models, 1) if that is
+            the same for all examples. Every example needs two models of either kind.
         margins: Shape (attacked models, examples).
-        shared_variance: Use one variance for all examples, their mean, for each kind; the choice of Carlini
-            et al. where models are few.
+        shared_variance: Use one variance for all examples, their mean, for each kind. Carlini et al. advise
+            this where models are few.
 
     Returns:
         Shape (attacked models, examples), float64.
 
     Raises:
-        InputError: If there are fewer than two models of a kind, or all agree on an example exactly.
+        InputError: If an example has fewer than two models of a kind, or all of a kind agree on it exactly.
+
+    Example:
+        >>> shadows = torch.tensor([[1.0], [3.0], [-1.0], [-3.0]])  # N(2, 2) against N(-2, 2)
+        >>> members = torch.tensor([[True], [True], [False], [False]])
+        >>> likelihood_ratio_scores(shadows, members, torch.tensor([[0.0], [1.0]]))
+        tensor([[0.],
+                [2.]], dtype=torch.float64)
     """
-    fits = []
+    shadows = check_values("shadow_margins", shadow_margins, ndim=2)
     attacked = check_values("margins", margins, ndim=2)
-    for name, given in (("member_margins", member_margins), ("nonmember_margins", nonmember_margins)):
-        values = _check_models(name, given, attacked.shape[1])
-        variance = values.var(dim=0, correction=1)
-        if shared_variance:
-            variance = variance.mean().expand_as(variance)
-        if not bool((variance > 0).all()):
-            raise InputError(
-                f"`{name}` is the same in all models for example {int(variance.argmin())}: no Gaussian fits. "
-                "Use more models, or shared_variance=True."
-            )
-        fits.append((values.mean(dim=0), variance))
-    (inside, var_in), (outside, var_out) = fits
+    models, examples = shadows.shape
+    if attacked.shape[1] != examples:
+        raise InputError(
+            f"`margins` must have a column for each of the {examples} examples in `shadow_margins`, got "
+            f"shape {tuple(attacked.shape)}."
+        )
+    if (
+        not isinstance(is_member, Tensor)
+        or is_member.dtype != torch.bool
+        or is_member.shape not in ((models, examples), (models, 1))
+    ):
+        raise InputError(
+            f"`is_member` must be a bool tensor of shape ({models}, {examples}) or ({models}, 1)."
+        )
+    member = is_member.to("cpu").expand_as(shadows)
+    inside, var_in = _fit(shadows, member, shared_variance)
+    outside, var_out = _fit(shadows, ~member, shared_variance)
     return (
         (attacked - outside) ** 2 / var_out - (attacked - inside) ** 2 / var_in + (var_out / var_in).log()
     ) / 2
+
+
+def _fit(margins: Tensor, chosen: Tensor, shared_variance: bool) -> tuple[Tensor, Tensor]:
+    """Return each example's mean and variance over the chosen models."""
+    count = chosen.sum(dim=0)
+    if int(count.min()) < 2:
+        raise InputError(
+            f"example {int(count.argmin())} has {int(count.min())} models of a kind, expected at least two "
+            "trained with it and two without."
+        )
+    mean = (margins * chosen).sum(dim=0) / count
+    variance = ((margins - mean) ** 2 * chosen).sum(dim=0) / (count - 1)
+    lowest, highest = (
+        margins.where(chosen, math.inf).amin(dim=0),
+        margins.where(chosen, -math.inf).amax(dim=0),
+    )
+    variance = variance.where(lowest < highest, 0.0)  # equal numbers may leave a rounding error
+    if shared_variance:
+        variance = variance.mean().expand_as(variance)
+    if not bool((variance > 0).all()):
+        raise InputError(
+            f"all models of a kind have the same margin for example {int(variance.argmin())}: no Gaussian "
+            "fits. Use more models, or shared_variance=True."
+        )
+    return mean, variance
 
 
 def klom(unlearned_margins: Tensor, retrained_margins: Tensor, *, num_bins: int = 20) -> Tensor:
