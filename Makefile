@@ -43,10 +43,11 @@ test: setup lint  ## lint, the quick book, unit tests, notebooks under nbval, th
 	@$(BIN)/python -m workflow.build_book --profile quick --jobs $(JOBS) --timeout $(TIMEOUT)
 	$(BIN)/python -m pytest -n $(JOBS) -rs
 
-lint: setup  ## formatting, ruff, canonical notebooks
+lint: setup  ## formatting, ruff, canonical notebooks, the table of equations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(BIN)/python -m workflow.notebooks check
+	@$(BIN)/python -m workflow.equations --check
 
 notebooks: setup  ## write the source notebooks in canonical form (python -m workflow.notebooks --help)
 	$(BIN)/ruff format notebooks

@@ -124,6 +124,7 @@ def test_the_constant_over_the_peak_does_not_depend_on_the_dimension():
         assert 10**share == pytest.approx(math.exp(-0.5) / 0.01, rel=1e-6)
 
 
+@pytest.mark.paper("Eq. 2, 13 and 14")
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(
     n=st.integers(2, 3),
@@ -144,15 +145,48 @@ def test_lemma_1_and_the_averaged_density(n, m, size, noise, eta, seed):
     d = float((trained - retrained).norm(dim=1).mean())
     bound = 10 ** log10_lipschitz_constant(noise, size) * d
     assert largest_difference(first, second, points) <= bound * (1 + 1e-9)
+    pairs = [
+        (WeightDensity(w[None], noise), WeightDensity(r[None], noise))
+        for w, r in zip(trained, retrained, strict=True)
+    ]
+    paired = torch.stack([(p(points) - q(points)).abs() for p, q in pairs]).mean(dim=0)
+    assert ((first(points) - second(points)).abs() <= paired + 1e-12 * paired.max()).all()
+    assert paired.max() <= bound * (1 + 1e-9)
     once = weights_after(list(dict.fromkeys(removed)), loss, examples, start, learning_rate=eta)
     torch.testing.assert_close(second(points), WeightDensity(once, noise)(points), rtol=1e-10, atol=0)
 
 
+@pytest.mark.paper("Eq. 2 and 14")
 def test_lemma_1_is_tight_for_a_small_distance():
     first, second = (WeightDensity(torch.tensor([[x]], dtype=torch.float64), 1.0) for x in (0.0, 1e-3))
     points, _ = grid_over(first, second, points_per_axis=2001)
     bound = 10 ** log10_lipschitz_constant(1.0, 1) * 1e-3
     assert largest_difference(first, second, points) == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.paper("Eq. 3, 15 and 16")
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    count=st.integers(1, 6),
+    size=st.integers(1, 2),
+    noise=st.floats(0.5, 3.0),
+    seed=st.integers(0, 10**6),
+)
+def test_corollary_1_and_its_reverse_for_any_update_of_each_ordering(count, size, noise, seed):
+    retrained, errors = normal(count, size, seed=seed), normal(count, size, seed=seed + 1)
+    unlearned = retrained + errors
+    first, second = WeightDensity(unlearned, noise), WeightDensity(retrained, noise)
+    points, cell = grid_over(first, second, points_per_axis=81)
+    b = largest_difference(first, second, points)
+    v = float(errors.norm(dim=1).mean())
+    assert b <= 10 ** log10_lipschitz_constant(noise, size) * v * (1 + 1e-9)
+    # Eq. 16 line by line, W the box of the grid; its v is the norm of the mean, not the mean of the norms.
+    difference = first(points) - second(points)
+    drift = (difference[:, None] * points).sum(dim=0) * cell
+    torch.testing.assert_close(drift, errors.mean(dim=0), rtol=0, atol=1e-9)
+    third_line = float((difference.abs() * points.norm(dim=1)).sum()) * cell
+    a = float(points.norm(dim=1).sum()) * cell
+    assert float(errors.mean(dim=0).norm()) - 1e-9 <= third_line <= a * b * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 2])

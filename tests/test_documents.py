@@ -14,6 +14,7 @@ import unrolling
 from unrolling.experiments import EXHIBITS, PROFILES, RunConfig
 from unrolling.experiments.run import execute, load_data
 from unrolling.paper import reported_table
+from workflow import equations
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "book").glob("*.md"))
@@ -172,6 +173,23 @@ def test_recorded_columns_of_the_notation_are_those_of_a_run():
     rows = table(section(read("book/notation.md"), "Recorded columns"))
     trace = execute(config, load_data(config))["trace"]
     assert [row[0].strip("`") for row in rows] == list(trace)
+
+
+# Equations
+
+
+def test_table_of_equations_is_the_one_generated():
+    text = read("book/notation.md")
+    assert text == equations.page_with(text, equations.table(ROOT)), "run `python -m workflow.equations`"
+
+
+@pytest.mark.parametrize("number", range(1, 17))
+def test_every_equation_has_a_function_and_a_test(number):
+    shown, words, functions, tests = table(section(read("book/notation.md"), "Equations"))[number - 1]
+    assert shown == str(number)
+    assert words
+    assert functions, f'name "Eq. {number}" in the first line of the docstring of what computes it'
+    assert tests, f'mark a test with @pytest.mark.paper("Eq. {number}")'
 
 
 # The list of public names

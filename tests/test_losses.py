@@ -34,12 +34,14 @@ def examples(request):
     return logits, torch.randint(0, request.param, (7,), generator=generator)
 
 
+@pytest.mark.paper("Eq. 1")
 def test_cross_entropy_is_equation_1(examples):
     logits, labels = examples
     expected = -log_softmax(logits.numpy(), axis=1)[np.arange(7), labels.numpy()].mean()
     assert cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.paper("Eq. 10")
 def test_sd_loss_is_equation_10_with_the_population_std(examples):
     logits, labels = examples
     expected = cross_entropy(logits, labels).item() + 0.7 * np.std(logits.numpy(), axis=1).mean()
@@ -56,6 +58,7 @@ def test_released_loss_sums_unbiased_stds_over_batch_times_classes(examples):
     assert converted.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.paper("Eq. 11")
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-50, 50), st.floats(-50, 50))
 def test_two_class_std_is_half_the_gap_as_equation_11_says(a, b):

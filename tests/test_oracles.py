@@ -65,6 +65,7 @@ def test_without_penalty_the_minimum_is_at_infinity():
     assert sd_loss_minimum(0, 10) == (1.0, math.inf)
 
 
+@pytest.mark.paper("Eq. 12")
 @pytest.mark.parametrize("gap", [5.293, -0.7])
 def test_minimum_norm_update_is_the_solution_of_eq_12(gap):
     x = torch.tensor(np.random.default_rng(2).normal(size=5))

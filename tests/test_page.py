@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 from unrolling._checks import InputError
 from unrolling.page import Missing, figure, interactive, interval_text, ledger, reported, run_card
+from unrolling.page.claims import _typeset
 from unrolling.paper import KINDS, VERDICTS, Entry, Finding, find_claim
 from unrolling.plotting import interval
 from unrolling.store import Record
@@ -256,3 +257,17 @@ def test_ledger_gives_back_its_rows_as_json_and_csv():
     table = pd.read_csv(io.StringIO(unquote(links["claims.csv"].split(",", 1)[1])))
     assert table["verdict"].tolist() == [row["verdict"] for row in rows]
     assert table["value"].tolist()[::2] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("plain", "shown"),
+    [
+        ("eta^2 ||w_t - w_0||", "η<sup>2</sup> ‖w<sub>t</sub> - w<sub>0</sub>‖"),
+        ("((n-1)!)^m and 2^(1/p) ||f||_inf^(1-1/p)", "((n-1)!)<sup>m</sup> and 2<sup>1/p</sup> "
+         "‖f‖<sub>∞</sub><sup>1-1/p</sup>"),
+        ("sigma_avg >= 0.5, 10^-399 <= L", "σ<sub>avg</sub> ≥ 0.5, 10<sup>-399</sup> ≤ L"),
+        ("beta of sd_loss, theta <b>", "beta of sd_loss, theta &lt;b&gt;"),
+    ],
+)  # fmt: skip
+def test_formulas_of_the_ledger_are_typeset(plain, shown):
+    assert _typeset(plain) == shown

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import UnlearningTracker, make_generator, seeded
+from unrolling import BatchOrder, UnlearningTracker, WeightLog, make_generator, seeded, train
 from unrolling._checks import InputError
 from unrolling.trackers import Recorder
 
@@ -32,6 +32,7 @@ def batches(num, size=5):
         yield matrix + matrix.T, torch.randn(size, dtype=torch.float64, generator=generator)
 
 
+@pytest.mark.paper("Eq. 9")
 def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors():
     model, eta = Quadratic(5), 0.01
     tracker = UnlearningTracker(model, quadratic_loss, learning_rate=eta, every=2, rtol=1e-8)
@@ -125,6 +126,27 @@ def test_recorder_keeps_every_nth_row_and_the_last():
     for step in range(7):
         recorder.after_step(step)
     assert recorder.rows == [{"step": n, "square": n**2} for n in (3, 6, 7)]
+
+
+def test_weight_log_holds_copies_of_the_weights_before_every_step():
+    inputs, labels = torch.arange(12.0).reshape(6, 2), torch.zeros(6, dtype=torch.int64)
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.zero_()
+    order = BatchOrder(((0, 1), (2,), (3, 4, 5)))
+    log = WeightLog(model)
+    train(
+        model,
+        inputs.double(),
+        labels,
+        order,
+        lambda m, batch: m(batch[0]).sum(),  # gradient: the sum of the inputs
+        learning_rate=0.5,
+        observers=[log],
+    )
+    seen = [w["weight"].squeeze().tolist() for w in log.weights]
+    assert seen == [[0.0, 0.0], [-1.0, -2.0], [-3.0, -4.5]]
+    assert model.weight.squeeze().tolist() == [-15.0, -18.0]
 
 
 def test_bad_input_is_named():

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolling import (
+    expand_sgd,
     make_generator,
     targeted_unlearning_error,
     unlearning_error,
@@ -13,10 +14,12 @@ from unrolling import (
     verification_error,
 )
 from unrolling._checks import InputError
+from unrolling.parameters import norm
 
 positive = st.floats(1e-3, 1e3)
 
 
+@pytest.mark.paper("Eq. 9")
 @given(positive, positive, positive, st.integers(1, 1000))
 def test_equation_9_term_by_term(eta, change, sigma, t):
     printed = eta**2 * (change / t) * sigma * ((t**2 - t) / 2)
@@ -30,6 +33,25 @@ def test_there_is_no_unlearning_error_after_one_step_or_on_a_linear_loss():
     assert unlearning_error(learning_rate=0.1, weight_change=3.0, sigma_avg=0.0, num_steps=9) == 0
 
 
+@pytest.mark.paper("Eq. 7 and 8")
+@given(st.floats(1e-3, 1.0), st.floats(1e-2, 10), st.integers(2, 20))
+@settings(deadline=None, derandomize=True, max_examples=20)
+def test_with_the_factor_that_equation_7_loses_equal_batches_attain_the_bound(eta, sigma, t):
+    """Equal gradients at w_0 are each 1/t of their sum: Eq. 7 is exact, up to the factor, and so is Eq. 8."""
+    slope = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    losses = [lambda p: sigma * p["w"] @ p["w"] / 2 + slope @ p["w"]] * t
+    unrolled = expand_sgd(losses, {"w": torch.zeros(2, dtype=torch.float64)}, learning_rate=eta)
+    factors = {
+        "learning_rate": eta,
+        "weight_change": norm(unrolled.first_sum),  # what Eq. 7 replaces, to first order
+        "sigma_avg": sigma,
+        "num_steps": t,
+    }
+    assert unlearning_error_corrected(**factors) == pytest.approx(norm(unrolled.leading), rel=1e-9)
+    assert unlearning_error(**factors) == pytest.approx(eta * norm(unrolled.leading), rel=1e-9)
+
+
+@pytest.mark.paper("Eq. 8")
 @pytest.mark.parametrize("eta", [1e-3, 1e-2])
 def test_on_quadratics_the_corrected_form_bounds_equation_6_and_the_printed_form_does_not(eta):
     """Losses (w - c_i)' A_i (w - c_i) / 2: gradients and Hessians at w_0 give Eq. 6 without a network."""

@@ -8,6 +8,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from workflow import equations
 from workflow.acceptance import reasons_to_reject
 from workflow.build_book import BuildError, build
 from workflow.parameters import ParameterError, check_parameters, choose_parameters, parse_assignments
@@ -259,3 +260,84 @@ def test_kernels_get_absolute_paths(tmp_path, monkeypatch):
     assert environment["UNROLLING_STORE"] == str(tmp_path / "runs")
     assert environment["UNROLLING_DATA"] == str(tmp_path / "some/data")
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A small package with tests and a page for the table of equations; (write a file, run the command)."""
+    monkeypatch.setattr(equations, "ROOT", tmp_path)
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["equations", *arguments])
+        equations.main()
+        rows = (tmp_path / "book/notation.md").read_text().splitlines()
+        return {row.split(" | ")[0]: row.split(" | ")[2:] for row in rows if row.startswith("| ")}
+
+    write("unrolling/__init__.py", "__all__ = ['known']\n")
+    write(
+        "unrolling/part/maths.py",
+        'def known():\n    """Return it, Eq. 4-6."""\n\n\n'
+        'class Other:\n    """Eq. 2, 6 and 9 to 11.\n\n    Not Eq. 1.\n    """\n\n\n'
+        'def _helper():\n    """Half of Eq. 2."""\n',
+    )
+    write("unrolling/experiments/run.py", 'def draw():\n    """Draw Eq. 3."""\n')
+    marks = "".join(f'@pytest.mark.paper("Eq. 6")\ndef test_{n}(): ...\n' for n in "abcd")
+    write("tests/test_maths.py", marks)
+    write("book/notation.md", f"Before.\n\n{equations.BEGIN}\nold\n{equations.END}\n\nAfter.\n")
+    return write, run
+
+
+def test_equations_get_the_functions_and_tests_that_name_them(sources, tmp_path):
+    _, run = sources
+    rows = run()
+    assert rows["| 4"] == rows["| 5"] == ["{py:obj}`~unrolling.known`", " |"]
+    shown = "`test_maths.py::test_a`, `test_maths.py::test_b` and 2 more |"
+    assert rows["| 6"] == ["{py:obj}`~unrolling.known`, `part.maths.Other`", shown]
+    assert all(rows[f"| {n}"][0] == "`part.maths.Other`" for n in (2, 9, 10, 11))
+    assert all(rows[f"| {n}"] == ["", " |"] for n in (1, 3, 7, 8, 12))
+    assert len(rows) == 1 + 1 + 16
+    text = (tmp_path / "book/notation.md").read_text()
+    assert text.startswith("Before.\n\n<!--")
+    assert text.endswith("-->\n\nAfter.\n")
+    assert "old" not in text
+    run("--check")
+
+
+def test_a_renamed_function_or_test_is_noticed(sources, tmp_path):
+    write, run = sources
+    run()
+    for name, old, new in (
+        ("tests/test_maths.py", "test_a", "test_z"),
+        ("unrolling/part/maths.py", "Other", "Another"),
+    ):
+        write(name, (tmp_path / name).read_text().replace(old, new))
+        with pytest.raises(SystemExit, match="out of date: run `python -m workflow"):
+            run("--check")
+        run()
+        run("--check")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("unrolling/part/maths.py", 'def known():\n    """Eq. 17."""\n', "there is no Eq. 17 in the paper"),
+        ("tests/test_maths.py", "@pytest.mark.paper(9)\ndef test_a(): ...\n", "test_a: expected the mark as"),
+        ("tests/test_maths.py", "@pytest.mark.paper\ndef test_a(): ...\n", "test_a: expected the mark as"),
+        (
+            "tests/test_maths.py",
+            "@pytest.mark.paper('9')\ndef test_a(): ...\n",
+            "test_a: expected the mark as",
+        ),
+        ("book/notation.md", "No table.\n", "must have the lines"),
+        ("unrolling/__init__.py", "", "has no __all__"),
+    ],
+)
+def test_what_cannot_be_read_is_said(sources, name, text, message):
+    write, run = sources
+    write(name, text)
+    with pytest.raises(SystemExit, match=message):
+        run("--check")

@@ -9,7 +9,7 @@ from unrolling.models import build_model
 from unrolling.seeding import make_generator, seeded
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.training import copy_for_retraining, sgd_step, train
-from unrolling.trackers import accuracy
+from unrolling.trackers import WeightLog, accuracy
 
 # Training losses (Eq. 1, section 6)
 from unrolling.losses import (
@@ -42,15 +42,6 @@ from unrolling.unlearning_error import (
 )
 
 # What the verification error implies (section 4.1)
-from unrolling.densities import (
-    WeightDensity,
-    grid_over,
-    largest_difference,
-    log10_lipschitz_constant,
-    log10_peak_density,
-    orderings,
-    weights_after,
-)
 from unrolling.metrics.weights import (
     delta_bound,
     epsilon_bound,
@@ -58,20 +49,25 @@ from unrolling.metrics.weights import (
     total_variation_bound,
 )
 
-# Unlearning (sections 5.1 and 8.3)
+# Unlearning (sections 5.1 and 8.3) and beyond the first sum
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.linear_propagation import linear_propagation_unlearn
+from unrolling.methods.second_order import second_order_unlearn
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchOrder",
+    "Cost",
     "Dataset",
     "Expansion",
     "Objective",
     "SpectralNorm",
+    "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
-    "WeightDensity",
+    "WeightLog",
     "accuracy",
     "batch_loss",
     "build_model",
@@ -83,22 +79,19 @@ __all__ = [
     "expand_sgd",
     "final_gradient_unlearn",
     "gamma_from_released",
-    "grid_over",
     "half_squared_l2_norm",
     "hvp",
     "kl_divergence_bound",
     "l2_norm",
-    "largest_difference",
+    "linear_propagation_unlearn",
     "load_dataset",
-    "log10_lipschitz_constant",
-    "log10_peak_density",
     "logit_hessian_penalty",
     "logit_std",
     "make_batch_order",
     "make_generator",
-    "orderings",
     "sd_loss",
     "sd_loss_released",
+    "second_order_unlearn",
     "seeded",
     "sgd_step",
     "single_gradient_unlearn",
@@ -110,5 +103,4 @@ __all__ = [
     "unlearning_error",
     "unlearning_error_corrected",
     "verification_error",
-    "weights_after",
 ]

@@ -85,8 +85,8 @@ def weights_after(
         raise InputError("`orders` must have one example in every step: section 4.1 is for batch size 1.")
     weights = initial_weights.detach().expand(len(orders), -1)
     slopes = vmap(grad(loss))
-    for step in range(len(orders[0])):
-        current = torch.tensor([order[step][0] for order in orders], device=examples.device)
+    for batches in zip(*orders, strict=True):
+        current = torch.tensor([example for (example,) in batches], device=examples.device)
         weights = weights - eta * slopes(weights, examples[current])
     if not bool(weights.isfinite().all()):
         raise InputError(f"weights are not finite after SGD at learning_rate {eta:g}; try a smaller one.")
@@ -106,7 +106,7 @@ def log10_peak_density(noise: float, num_weights: int) -> float:
 
 
 def log10_lipschitz_constant(noise: float, num_weights: int) -> float:
-    r"""Return :math:`\log_{10} L` of a Gaussian density, the constant of Lemma 1 and Corollary 1.
+    r"""Return :math:`\log_{10} L` of a Gaussian density, for Lemma 1 and Corollary 1 (Eq. 2 and 3).
 
     .. math:: L = \max_w \|\nabla \mathbb{P}_I(w)\|_2 = (2 \pi s^2)^{-D/2} \, \frac{e^{-1/2}}{s}
 
@@ -188,5 +188,8 @@ def grid_over(*densities: WeightDensity, points_per_axis: int) -> tuple[Tensor, 
 
 
 def largest_difference(first: WeightDensity, second: WeightDensity, points: Tensor) -> float:
-    r"""Return :math:`\max_w |\mathbb{P}(w) - \mathbb{P}'(w)|` over ``points``, at most the supremum norm."""
+    r"""Return :math:`\max |\mathbb{P}(w) - \mathbb{P}'(w)|` over ``points`` (Eq. 2, 3 and 13-16).
+
+    It is at most the supremum norm.
+    """
     return float((first(points) - second(points)).abs().max())

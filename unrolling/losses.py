@@ -37,7 +37,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def logit_std(logits: Tensor) -> Tensor:
-    r"""Return each example's population standard deviation of its logits, shape (batch,).
+    r"""Return each example's population standard deviation of its logits (Eq. 10 and 11), shape (batch,).
 
     .. math:: s(x) = \sqrt{\frac{1}{c} \sum_{i=1}^c (M(x)_i - \mu)^2}
 
@@ -51,7 +51,7 @@ def logit_std(logits: Tensor) -> Tensor:
 
 
 def sd_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    r"""Return the standard deviation loss, Eq. 10, averaged over the batch.
+    r"""Return the standard deviation loss, Eq. 10 (Eq. 11 for two classes), averaged over the batch.
 
     .. math:: L_{SD} = L_{CE} + \gamma \sqrt{\textstyle\sum_i (M(x)_i - \mu)^2 / c}
 

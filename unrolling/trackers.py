@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.curvature import top_singular_value
-from unrolling.parameters import batch_loss, distance, snapshot, trainable, training_mode
+from unrolling.parameters import Params, batch_loss, distance, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator
 from unrolling.training import Observer
 from unrolling.unlearning_error import unlearning_error, unlearning_error_corrected
@@ -180,3 +180,23 @@ class Recorder(Observer):
         done = step + 1
         if done % self._every == 0 or done == self._total:
             self.rows.append({"step": done, **self._measure(done)})
+
+
+class WeightLog(Observer):
+    """Keeps a copy of the trainable weights before every step, for ``linear_propagation_unlearn``.
+
+    Args:
+        model: The model being trained, M or M'.
+
+    Attributes:
+        weights: The weights before the first recorded step, before the second, ... Those at the end are not
+            among them; take :func:`unrolling.snapshot` of the model.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self.weights: list[Params] = []
+
+    def before_step(self, step: int, batch: Any) -> None:
+        """Append the weights w_step."""
+        self.weights.append(snapshot(self._model))

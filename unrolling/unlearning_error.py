@@ -7,7 +7,7 @@ from unrolling.parameters import Params, check_same_parameters, distance
 def unlearning_error(
     *, learning_rate: float, weight_change: float, sigma_avg: float, num_steps: int
 ) -> float:
-    r"""Return the unlearning error exactly as Eq. 9 prints it.
+    r"""Return the unlearning error exactly as Eq. 9 prints it: the bound of Eq. 8 with the mean sigma.
 
     .. math:: e = \eta^2 \cdot \frac{\|w_t - w_0\|_2}{t} \cdot \sigma_{avg} \cdot \frac{t^2 - t}{2}
 
@@ -34,7 +34,7 @@ def unlearning_error(
 def unlearning_error_corrected(
     *, learning_rate: float, weight_change: float, sigma_avg: float, num_steps: int
 ) -> float:
-    r"""Return Eq. 9 with the factor that Eq. 7 loses: :math:`e / \eta`.
+    r"""Return Eq. 8 and 9 with the factor that Eq. 7 loses: :math:`e / \eta`.
 
     To first order :math:`\sum_{j<i} g_j = -(w_i - w_0) / \eta`, where Eq. 7 puts
     :math:`i (w_t - w_0) / t`. With the :math:`1 / \eta` restored, Eq. 8 bounds the

@@ -87,8 +87,9 @@ def delta_bound(verification_errors: float | Sequence[float], noise: float, epsi
     .. math:: \delta(\varepsilon) = \Phi\!\left(\frac{v}{2 s} - \frac{\varepsilon s}{v}\right)
               - e^\varepsilon \, \Phi\!\left(-\frac{v}{2 s} - \frac{\varepsilon s}{v}\right)
 
-    At :math:`\varepsilon = 0` it is the total variation distance. Source: Balle and Wang, *Improving the
-    Gaussian Mechanism for Differential Privacy*, 2018, Theorem 8, with v in the place of the sensitivity.
+    At :math:`\varepsilon = 0` it is the total variation distance, and at v = 0 it is 0. Source: Balle and
+    Wang, *Improving the Gaussian Mechanism for Differential Privacy*, 2018, Theorem 8, with v in the place
+    of the sensitivity.
 
     Args:
         verification_errors: v, or all :math:`v_I`.

@@ -1,6 +1,7 @@
 """The ledger on a page: the claims that the page discusses, or all of them to filter and to download."""
 
 import json
+import re
 from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote
@@ -28,6 +29,18 @@ document.querySelectorAll(".claims-ledger").forEach((ledger) => {
   apply();
 });
 """
+
+_SYMBOLS = {
+    "eta": "η",
+    "gamma": "γ",
+    "delta": "δ",
+    "epsilon": "ε",
+    "lambda": "λ",
+    "sigma": "σ",
+    "pi": "π",
+    "sqrt": "√",
+    "inf": "∞",
+}
 
 
 def claims(page: str) -> HTML:
@@ -89,12 +102,21 @@ def _table(entries: list[Entry]) -> str:
     )
 
 
+def _typeset(text: str) -> str:
+    """Return the ledger's plain text as HTML with Greek letters, subscripts and superscripts."""
+    text = escape(text).replace("||", "‖").replace("&gt;=", "≥").replace("&lt;=", "≤").replace("+-", "±")
+    # A name of one letter has a subscript; a name of several, such as a file's, is left as it is.
+    text = re.sub(r"(?<![A-Za-z])([a-z]+)(?![a-z])", lambda found: _SYMBOLS.get(found[1], found[1]), text)
+    text = re.sub(r"((?<![A-Za-z])[A-Za-zα-ω]|‖)_(\w+|∞)", r"\1<sub>\2</sub>", text)
+    return re.sub(r"\^(?:\(([^()]*)\)|([-+]?\w+))", r"<sup>\1\2</sup>", text)
+
+
 def _row(entry: Entry) -> str:
     claim = entry.claim
     kind = entry.verdict.replace(" ", "-")
     said = (
-        f"{escape(claim.statement)}<small>{escape(claim.section)}, {claim.kind}; printed: "
-        f"{escape(claim.reported)}. We say it holds if: {escape(claim.criterion)}.</small>"
+        f"{_typeset(claim.statement)}<small>{escape(claim.section)}, {claim.kind}; printed: "
+        f"{_typeset(claim.reported)}. We say it holds if: {_typeset(claim.criterion)}.</small>"
     )
     return (
         f'<tr data-chapter="{escape(claim.chapter)}" data-kind="{claim.kind}" data-verdict="{entry.verdict}">'
@@ -104,16 +126,16 @@ def _row(entry: Entry) -> str:
 
 
 def _finding(entry: Entry) -> str:
-    parts = escape(entry.reason)
+    parts = _typeset(entry.reason)
     found = entry.finding
     if found is None:
         return parts
     shown = number_text(found.value, 3)
     if found.interval:
         shown += " [" + ", ".join(number_text(end, 3) for end in found.interval) + "]"
-    parts += f"<small>{escape(found.value_is)}: {shown}"
+    parts += f"<small>{_typeset(found.value_is)}: {shown}"
     if len(found.propositions) > 1:
-        held = (f"{escape(part)}: {'yes' if held else 'no'}" for part, held in found.propositions.items())
+        held = (f"{_typeset(part)}: {'yes' if held else 'no'}" for part, held in found.propositions.items())
         parts += "; " + "; ".join(held)
     if entry.runs:
         parts += f"; {len(entry.runs)} runs of the {entry.profile} profile"
