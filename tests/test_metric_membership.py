@@ -189,6 +189,7 @@ PAIR = (torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
         (lambda: tpr_at_fpr(roc_curve(torch.ones(1), torch.zeros(1)), 2.0), "at most 1, got 2"),
         (lambda: loss_threshold_attack(torch.zeros(2, 2), torch.zeros(2)), "member_losses.*shape \\(2, 2\\)"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0].log(), PAIR[1])), "query.*Are these logits"),
+        (lambda: shadow_model_attack(PAIR, PAIR, PAIR[0]), "`query` must be a pair.*got Tensor"),
         (lambda: shadow_model_attack((2 * PAIR[0] - 0.5, PAIR[1]), PAIR, PAIR), "rows >= 0 that sum to 1"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0], PAIR[1].float())), "int64 class numbers"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0], PAIR[1] + 1)), "between 0 and 1.*got 1 to 2"),

@@ -232,6 +232,7 @@ PAIR = softmax(logits_of(4, 2, 0))
     ("call", "words"),
     [
         (lambda: privacy_risk_score(PAIR, PAIR, logits_of(4, 2, 0)), "query.*Are these logits"),
+        (lambda: privacy_risk_score(PAIR[0], PAIR, PAIR), "`shadow_member` must be a pair.*got Tensor"),
         (lambda: privacy_risk_score(PAIR, PAIR, PAIR, num_bins=0), "num_bins must be at least 1"),
         (lambda: privacy_risk_score(PAIR, PAIR, PAIR, smoothing=-1.0), "smoothing must be at least 0"),
         (lambda: modified_entropy(PAIR[0], PAIR[1][:3]), "int64 class numbers of shape \\(4,\\)"),

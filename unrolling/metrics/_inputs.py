@@ -1,5 +1,7 @@
 """Checks of what the metrics take: scores, outputs and labels, brought to float64 on the CPU."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -56,3 +58,11 @@ def check_labels(labels: object, outputs: Tensor) -> Tensor:
             f"{int(result.min())} to {int(result.max())}."
         )
     return result
+
+
+def check_labelled(name: str, pair: object, check: Callable[[str, object], Tensor]) -> LabelledOutputs:
+    """Return a pair of outputs that pass ``check`` and their labels."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InputError(f"`{name}` must be a pair (outputs, labels), got {type(pair).__name__}.")
+    outputs = check(name, pair[0])
+    return outputs, check_labels(pair[1], outputs)

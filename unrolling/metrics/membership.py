@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_real
-from unrolling.metrics._inputs import LabelledOutputs, check_labels, check_probabilities, check_values
+from unrolling._checks import check_real
+from unrolling.metrics._inputs import LabelledOutputs, check_labelled, check_probabilities, check_values
+from unrolling.metrics._per_class import score_per_class
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,12 @@ def shadow_model_attack(
 
     if classifier is None:
         classifier = make_pipeline(StandardScaler(), LogisticRegression())
+
+    def membership(members: Tensor, others: Tensor, queries: Tensor) -> Tensor:
+        seen = torch.cat([torch.ones(len(members)), torch.zeros(len(others))])
+        model = clone(classifier).fit(torch.cat([members, others]).numpy(), seen.numpy())
+        return torch.from_numpy(model.predict_proba(queries.numpy())[:, 1])
+
     pairs = {"shadow_member": shadow_member, "shadow_nonmember": shadow_nonmember, "query": query}
-    outputs, labels = {}, {}
-    for name, (probabilities, classes) in pairs.items():
-        outputs[name] = check_probabilities(name, probabilities)
-        labels[name] = check_labels(classes, outputs[name])
-    scores = torch.empty(len(outputs["query"]), dtype=torch.float64)
-    for label in labels["query"].unique().tolist():
-        own = {name: outputs[name][labels[name] == label] for name in pairs}
-        for name in ("shadow_member", "shadow_nonmember"):
-            if not len(own[name]):
-                raise InputError(f"`{name}` has no example of class {label}, which `query` asks about.")
-        seen, unseen = own["shadow_member"], own["shadow_nonmember"]
-        member = torch.cat([torch.ones(len(seen)), torch.zeros(len(unseen))])
-        model = clone(classifier).fit(torch.cat([seen, unseen]).numpy(), member.numpy())
-        scores[labels["query"] == label] = torch.from_numpy(model.predict_proba(own["query"].numpy())[:, 1])
-    return scores
+    checked = [check_labelled(name, pair, check_probabilities) for name, pair in pairs.items()]
+    return score_per_class(membership, *checked)

@@ -5,13 +5,18 @@ paper's [27]. :func:`privacy_risk_score` is their score, :func:`privacy_risk_sco
 published with *Unrolling SGD*.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_integer, check_real
-from unrolling.metrics._inputs import LabelledOutputs, check_labels, check_outputs, check_probabilities
+from unrolling._checks import check_integer, check_real
+from unrolling.metrics._inputs import (
+    LabelledOutputs,
+    check_labelled,
+    check_labels,
+    check_outputs,
+    check_probabilities,
+)
+from unrolling.metrics._per_class import score_per_class
 
 #: Floor of every argument of a logarithm, as in the authors' code: it caps a logarithm at 69, not infinity.
 _SMALLEST_LOG_ARGUMENT = 1e-30
@@ -93,9 +98,8 @@ def privacy_risk_score(
     count = check_integer("num_bins", num_bins, minimum=1)
     alpha = check_real("smoothing", smoothing, minimum=0)
 
-    def measure(name: str, outputs: LabelledOutputs) -> tuple[Tensor, Tensor]:
-        values = check_probabilities(name, outputs[0])
-        labels = check_labels(outputs[1], values)
+    def measure(name: str, pair: LabelledOutputs) -> LabelledOutputs:
+        values, labels = check_labelled(name, pair, check_probabilities)
         return _modified_entropy(values, labels).clamp(min=_SMALLEST_ENTROPY).log(), labels
 
     def risk(members: Tensor, others: Tensor, queries: Tensor) -> Tensor:
@@ -111,7 +115,8 @@ def privacy_risk_score(
         nearest = filled[distance.argmin(dim=1)]  # argmin takes the first of equals: the lower bin
         return inside[nearest] / (inside + outside)[nearest]
 
-    return _per_class(shadow_member, shadow_nonmember, query, measure, risk)
+    pairs = {"shadow_member": shadow_member, "shadow_nonmember": shadow_nonmember, "query": query}
+    return score_per_class(risk, *(measure(name, pair) for name, pair in pairs.items()))
 
 
 def privacy_risk_score_released(
@@ -137,9 +142,8 @@ def privacy_risk_score_released(
         Shape (examples of ``query``,), float64; may hold NaN.
     """
 
-    def measure(name: str, outputs: LabelledOutputs) -> tuple[Tensor, Tensor]:
-        values = check_outputs(name, outputs[0])
-        labels = check_labels(outputs[1], values)
+    def measure(name: str, pair: LabelledOutputs) -> LabelledOutputs:
+        values, labels = check_labelled(name, pair, check_outputs)
         return _modified_entropy(values, labels), labels
 
     def risk(members: Tensor, others: Tensor, queries: Tensor) -> Tensor:
@@ -150,7 +154,8 @@ def privacy_risk_score_released(
         inside, outside = share(members), share(others)
         return inside / (inside + outside)
 
-    return _per_class(shadow_member, shadow_nonmember, query, measure, risk)
+    pairs = {"shadow_member": shadow_member, "shadow_nonmember": shadow_nonmember, "query": query}
+    return score_per_class(risk, *(measure(name, pair) for name, pair in pairs.items()))
 
 
 def _inner_edges(values: Tensor, num_bins: int) -> Tensor:
@@ -166,24 +171,3 @@ def _bin(values: Tensor, edges: Tensor) -> Tensor:
 
 def _counts(values: Tensor, edges: Tensor) -> Tensor:
     return _bin(values, edges).bincount(minlength=len(edges) + 1).double()
-
-
-def _per_class(
-    shadow_member: LabelledOutputs,
-    shadow_nonmember: LabelledOutputs,
-    query: LabelledOutputs,
-    measure: Callable[[str, LabelledOutputs], tuple[Tensor, Tensor]],
-    risk: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Return ``risk(members, others, queries)`` of the measured values, one class at a time."""
-    members, member_labels = measure("shadow_member", shadow_member)
-    others, other_labels = measure("shadow_nonmember", shadow_nonmember)
-    queries, query_labels = measure("query", query)
-    scores = torch.empty_like(queries)
-    for label in query_labels.unique().tolist():
-        own, theirs = members[member_labels == label], others[other_labels == label]
-        for name, values in (("shadow_member", own), ("shadow_nonmember", theirs)):
-            if not len(values):
-                raise InputError(f"`{name}` has no example of class {label}, which `query` asks about.")
-        scores[query_labels == label] = risk(own, theirs, queries[query_labels == label])
-    return scores
