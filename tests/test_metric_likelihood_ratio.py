@@ -168,7 +168,9 @@ ROWS = torch.tensor([[0.0, 1.0], [1.0, 3.0]])
         (lambda: ratio(ROWS, ROWS, ROWS[0]), "`margins`.*2 dimension"),
         (lambda: likelihood_ratio_scores(ROWS, ROWS, ROWS), "`is_member` must be a bool tensor.*\\(2, 1\\)"),
         (
-            lambda: ratio(ROWS, torch.tensor([[0.0, 0.1], [1.0, 0.1], [1.0, 0.1]]), ROWS),
+            lambda: ratio(
+                ROWS, torch.tensor([[0.0, 0.1], [1.0, 0.1], [1.0, 0.1]], dtype=torch.float64), ROWS
+            ),
             "same margin for example 1.*shared_variance",
         ),
         (lambda: klom(ROWS, ROWS[:1]), "`retrained_margins`.*models >= 2"),

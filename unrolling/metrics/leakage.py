@@ -1,4 +1,4 @@
-r"""How far apart unlearned and retrained models are as random variables, estimated from many runs.
+"""How far apart unlearned and retrained models are as random variables, estimated from many runs.
 
 Two estimates for section 3.2's items 2 and 3: a lower bound on the privacy leakage from how well an attack
 works, and the KL divergence of Gaussians fitted to the weights. :mod:`unrolling.metrics.weights` has what

@@ -1,4 +1,4 @@
-r"""Attacks on single examples with many models: the likelihood ratio (LiRA, U-LiRA) and KLoM.
+"""Attacks on single examples with many models: the likelihood ratio (LiRA, U-LiRA) and KLoM.
 
 Both look at one number for each model and example, the margin of the true class, and compare its distribution
 over models of one kind with that over models of the other. Neither is in the paper.

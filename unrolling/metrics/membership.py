@@ -1,4 +1,4 @@
-r"""Membership inference by one threshold on the loss and by shadow models (section 3.2)."""
+"""Membership inference by one threshold on the loss and by shadow models (section 3.2)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-r"""How differently two models behave: their outputs, their accuracies, and how fast one relearns."""
+"""How differently two models behave: their outputs, their accuracies, and how fast one relearns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-r"""Privacy risk score: how likely each example's output is to be a member's (section 4.3, Figures 2 and 13).
+"""Privacy risk score: how likely each example's output is to be a member's (section 4.3, Figures 2 and 13).
 
 Source: Song and Mittal, *Systematic Evaluation of Privacy Risks of Machine Learning Models*, 2021, the
 paper's [27]. :func:`privacy_risk_score` is their score, :func:`privacy_risk_score_released` that of the code

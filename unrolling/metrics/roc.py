@@ -1,4 +1,4 @@
-r"""What an attack's scores tell apart: the ROC curve, its area, and the true positives at few false ones."""
+"""What an attack's scores tell apart: the ROC curve, its area, and the true positives at few false ones."""
 
 from dataclasses import dataclass
 
