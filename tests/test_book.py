@@ -19,6 +19,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from unrolling.experiments import evaluate
 from workflow.staging import machine_paths, read_toc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,6 +259,29 @@ def test_the_slider_moves_the_figure(visit):
     tab.mouse.up()
     tab.wait_for_timeout(1000)
     assert tab.evaluate(SLIDER_STATE) != before
+
+
+def test_the_ledger_shows_the_rows_that_its_filters_ask_for(visit):
+    tab = visit("notebooks/11_claims").tab
+    rows = tab.locator(".claims-ledger tbody tr")
+    assert rows.count() == 102
+    tab.locator(".claims-ledger select[name=kind]").select_option("theorem")
+    tab.locator(".claims-ledger select[name=verdict]").select_option("contradicted")
+    shown = tab.locator(".claims-ledger tbody tr:visible")
+    wanted = tab.locator('.claims-ledger tr[data-kind="theorem"][data-verdict="contradicted"]').count()
+    assert 0 < shown.count() == wanted < 102
+    assert tab.locator(".claims-ledger output").inner_text() == f"{wanted} of 102 claims"
+    tab.locator(".claims-ledger select[name=chapter]").select_option("App. C")
+    assert shown.count() == 0
+
+
+def test_the_ledger_of_the_book_is_the_one_of_the_command_line():
+    (link,) = article("notebooks/11_claims").select('a[download="claims.json"]')
+    rows = json.loads(unquote(link["href"].split(",", 1)[1]))
+    ours = {entry.claim.id: entry.to_dict() for entry in evaluate(["T02", "T20", "E01"])}
+    found = {row["id"]: row for row in rows if row["id"] in ours}
+    assert len(rows) == 102
+    assert found == json.loads(json.dumps(ours))
 
 
 def test_pages_open_from_the_file_system(browser):

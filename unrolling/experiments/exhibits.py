@@ -29,6 +29,14 @@ _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
+        "figure-3",
+        "Unlearning error over steps in four settings, without pre-training",
+        "04_unlearning_error",
+        "unrolling.unlearning_error",
+        "unlearning_error",
+        "settings",
+    ),
+    Exhibit(
         "figure-5", "Negative gradients of the SD loss over two logits", "05_sd_loss", "unrolling.losses"
     ),
     Exhibit("figure-6", "Landscape of the SD loss over two logits", "05_sd_loss", "unrolling.losses"),
