@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from unrolling import (
-    WeightDensity,
     delta_bound,
     epsilon_bound,
-    grid_over,
     kl_divergence_bound,
     make_generator,
     total_variation_bound,
 )
 from unrolling._checks import InputError
+from unrolling.densities import WeightDensity, grid_over
 
 RATIOS = [1e-6, 1e-3, 0.1, 0.5, 1.0, 3.0, 10.0]
 
