@@ -1,7 +1,9 @@
 """Metrics of unlearning, one file for each space they live in (section 3.2)."""
 
-#: What ``unrolling list`` shows: name -> one line.
-METRICS: dict[str, str] = {
+from unrolling.metrics import registry
+
+#: The functions, to be called with arguments of one's own: name -> one line.
+FUNCTIONS: dict[str, str] = {
     "unlearning_error": "e, Eq. 9 as printed",
     "unlearning_error_corrected": "e / eta, Eq. 9 with the factor that Eq. 7 loses",
     "targeted_unlearning_error": "the bound on the terms with the forgotten batch alone",
@@ -25,3 +27,6 @@ METRICS: dict[str, str] = {
     "gaussian_weight_divergence": "KL divergence of Gaussians fitted to weights over seeds",
     "klom": "KL divergence of margins, unlearned against retrained models (Georgiev et al. 2024)",
 }
+
+#: What ``unrolling list`` shows: the columns of the taxonomy's matrix and the functions, name -> one line.
+METRICS: dict[str, str] = {name: metric.title for name, metric in registry.METRICS.items()} | FUNCTIONS
