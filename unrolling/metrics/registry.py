@@ -121,7 +121,7 @@ def _epsilon_lower_bound(case: Case) -> float:
         true_positives=trials, num_positives=trials, false_positives=0, num_negatives=trials
     )
     if half < 2 or certain.value == 0:
-        raise Undefined(f"{trials} trials cannot show any epsilon above 0; 12 seeds or more can.")
+        raise Undefined(f"{trials} trials cannot show any epsilon above 0; those of 11 seeds can.")
     margins = _margins(case)
     shadows, kind = _pair(margins.unlearned[:half], margins.retrained[:half])
     called = [
