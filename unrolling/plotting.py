@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
@@ -26,6 +26,10 @@ GAMMA_MAP = LinearSegmentedColormap.from_list(
 )
 NO_PENALTY = "#7f7f7f"
 REFERENCE = {"color": NO_PENALTY, "linestyle": (0, (2, 2)), "linewidth": 1.2}
+
+# Blue for nearer to exact unlearning, orange for further away than doing nothing: the same direction.
+LEFT_MAP = LinearSegmentedColormap.from_list("left", ["#1c4f8f", "#6c9fd4", "#ebe9e4", "#e59a3c", "#8a4b08"])
+LEFT_RANGE = (0.01, 100.0)  # what lies beyond has the colour of the end
 
 LABELS = {
     "step": "SGD step $t$",
@@ -244,3 +248,62 @@ def overview(frame: pd.DataFrame, fig: Figure, *, num_classes: int) -> Figure:
     ax.axhline(1, **REFERENCE)
     ax.set_ylabel("$v$ / $v$ of doing nothing")
     return fig
+
+
+def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw methods by metrics: a number in each cell, and how far it is from exact unlearning as its colour.
+
+    The colour is the column ``left``, on a logarithmic scale: 1, grey, is as far as doing nothing. A cell
+    without colour has a metric that cannot tell doing nothing from retraining; a dash stands where the metric
+    has no value for this method, a cross where the method does not apply at all.
+
+    Args:
+        cells: One row per method and metric, with the columns method, metric, space, value and left, in the
+            order of the figure. Metrics of one ``space`` stand together.
+        ax: Where to draw. Its figure also gets the scale.
+    """
+    _check_columns(cells, "method", "metric", "space", "value", "left")
+    methods, metrics = (list(dict.fromkeys(cells[name])) for name in ("method", "metric"))
+    table = cells.set_index(["method", "metric"])
+    left = table["left"].unstack().loc[methods, metrics].to_numpy(dtype=float)
+    shown = ax.imshow(
+        np.ma.masked_invalid(np.clip(left, *LEFT_RANGE)),
+        cmap=LEFT_MAP,
+        norm=LogNorm(*LEFT_RANGE),
+        aspect="auto",
+    )
+    applies = cells["value"].notna().groupby(cells["method"]).any()
+    for row, method in enumerate(methods):
+        for column, metric in enumerate(metrics):
+            value, share = table.loc[(method, metric), ["value", "left"]]
+            text = f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-") if pd.notna(value) else ""
+            ax.text(
+                column,
+                row,
+                (text or ("–" if applies[method] else "×")).replace("-", "−"),
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color=ink() if np.isnan(share) else _readable_on(shown.to_rgba(share)),
+            )
+    spaces = cells.drop_duplicates("metric").groupby("space", sort=False).size()
+    ends = spaces.cumsum()
+    for space, end in ends.items():
+        ax.text(end - spaces[space] / 2 - 0.5, -0.7, space, ha="center", va="bottom", fontsize=9)
+        ax.axvline(end - 0.5, color=ink(), lw=0.8)
+    ax.set_xticks(range(len(metrics)), metrics, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    ax.set_yticks(range(len(methods)), methods, fontsize=8)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.02, pad=0.01, ticks=[0.01, 0.1, 1, 10, 100])
+    bar.ax.set_yticklabels(["0.01 or exact", "0.1", "1: as nothing", "10", "100 or more"], fontsize=8)
+    bar.outline.set_visible(False)
+    return ax
+
+
+def _readable_on(color: tuple[float, float, float, float]) -> str:
+    """Return black or white, whichever has the higher contrast with an opaque colour."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if luminance > 0.179 else "white"

@@ -1,7 +1,8 @@
 """Figure 1 as an executable table: every method on one problem, judged by every metric."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from scipy import stats
 
 from unrolling._checks import InputError, check_choice, check_integer, check_real
-from unrolling.batches import make_batch_order
+from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.data import Dataset
 from unrolling.losses import Objective
-from unrolling.methods.problem import Method, NotApplicable, Outcome, Problem
+from unrolling.methods.problem import NotApplicable, Outcome, Problem
+from unrolling.methods.registry import METHODS, Method
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.registry import METRICS, Metric, measure
 from unrolling.models import build_model
@@ -22,9 +24,7 @@ from unrolling.seeding import make_generator, seeded
 
 #: The methods at the two ends of the scale: exact unlearning, and none.
 EXACT, NOTHING = "retrain", "nothing"
-FORGET_SETS = ("examples", "class")
-#: Random exchanges of M and M' that a metric without an interval has to tell from the truth.
-NUM_SWAPS = 99
+FORGET_SETS = ("batch", "examples", "class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class Setting:
         model: A name of :func:`unrolling.build_model`.
         l2: :math:`\lambda` of the term :math:`\frac{\lambda}{2} \|w\|^2` in the loss.
         batch_size: Examples of a step.
-        epochs: Passes over the data, each with batches of its own.
+        epochs: Passes over the data, all with the same batches in the same order.
         learning_rate: :math:`\eta`.
-        forget: ``"examples"``, drawn at random, or ``"class"``, all examples of the last class.
+        forget: ``"batch"``, random examples that are a batch of their own in every epoch, as in section 8.3;
+            ``"examples"``, the same spread over the batches; or ``"class"``, all of the last class.
         num_forget: Examples to forget; a class has as many as it has.
         noise: Standard deviation of the Gaussian noise that metrics of published weights suppose.
         delta: :math:`\delta` at which they give :math:`\varepsilon`.
@@ -56,6 +57,7 @@ class Setting:
     def __post_init__(self) -> None:
         check_choice("forget set", self.forget, FORGET_SETS)
         check_integer("num_forget", self.num_forget, minimum=1)
+        check_integer("batch_size", self.batch_size, minimum=1)
         check_integer("epochs", self.epochs, minimum=1)
         check_real("l2", self.l2, minimum=0)
 
@@ -109,13 +111,7 @@ def make_problem(data: Dataset, setting: Setting, seed: int) -> Problem:
     shape = tuple(data.train_inputs.shape[1:])
     with seeded(seed, "weights"):
         model = build_model(setting.model, data.num_classes, input_shape=shape)
-    order = make_batch_order(
-        len(data.train_labels),
-        setting.batch_size,
-        setting.epochs,
-        make_generator(seed, "batch order"),
-        reshuffle=True,
-    )
+    forget = _forget_set(data, setting)
     return Problem(
         model=model.to(data.train_inputs.dtype),
         loss_fn=Objective("weight_decay", setting.l2),
@@ -123,9 +119,9 @@ def make_problem(data: Dataset, setting: Setting, seed: int) -> Problem:
         inputs=data.train_inputs,
         labels=data.train_labels,
         num_classes=data.num_classes,
-        order=order,
+        order=_order(data, setting, forget, make_generator(seed, "batch order")),
         learning_rate=setting.learning_rate,
-        forget=_forget_set(data, setting),
+        forget=forget,
         seed=seed,
     )
 
@@ -136,6 +132,19 @@ def _forget_set(data: Dataset, setting: Setting) -> tuple[int, ...]:
     check_integer("num_forget", setting.num_forget, minimum=1, maximum=len(data.train_labels) - 1)
     drawn = torch.randperm(len(data.train_labels), generator=make_generator(0, "forget set"))
     return tuple(sorted(drawn[: setting.num_forget].tolist()))
+
+
+def _order(
+    data: Dataset, setting: Setting, forget: tuple[int, ...], generator: torch.Generator
+) -> BatchOrder:
+    size, num_examples = setting.batch_size, len(data.train_labels)
+    if setting.forget != "batch":
+        return make_batch_order(num_examples, size, setting.epochs, generator)
+    others = torch.tensor(sorted(set(range(num_examples)) - set(forget)))
+    shuffled = others[torch.randperm(len(others), generator=generator)]
+    epoch = [tuple(batch.tolist()) for batch in shuffled.split(size)]
+    place = int(torch.randint(len(epoch) + 1, (1,), generator=generator))
+    return BatchOrder((*epoch[:place], forget, *epoch[place:]) * setting.epochs)
 
 
 def make_case(
@@ -166,7 +175,7 @@ def run_matrix(
     data: Dataset,
     setting: Setting,
     seeds: Sequence[int],
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Method] = METHODS,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     r"""Run every method on the problem of every seed, and measure with every metric.
@@ -177,9 +186,8 @@ def run_matrix(
     .. math:: left = \frac{|value - exact|}{|value_{nothing} - exact_{nothing}|}
 
     where *exact* is what the method's own retrained models give. It is NaN where the metric cannot tell doing
-    nothing from retraining: where the 95 % interval of their difference over seeds holds 0 or, for metrics
-    with one number for all seeds, where it is no larger than for exact unlearning, or where 5 % of the cases
-    with M and M' swapped at random reach it.
+    nothing from retraining here: where the 95 % t-interval of their mean difference over seeds holds 0, or
+    where there is none, because the metric gives one number for all seeds.
 
     Args:
         data: As from :func:`into_unit_ball`.
@@ -198,7 +206,7 @@ def run_matrix(
     for end in (EXACT, NOTHING):
         check_choice("method", end, methods)
     problems = [make_problem(data, setting, seed) for seed in seeds]
-    rows, cells, told = [], [], {}
+    rows, cells = [], []
     # Most methods share M and M', and so what exact unlearning gives: by metric and by these models.
     exact: dict[tuple[str, tuple[bytes, ...]], tuple[float, ...]] = {}
     for name, method in methods.items():
@@ -222,33 +230,9 @@ def run_matrix(
                     )
                 goal = exact[column, models]
                 cells.append(_cell(name, column, metric, values, goal))
-                if name == NOTHING:
-                    told[column] = _is_told(metric, case, values, goal)
             except Undefined as why:
                 cells.append(_cell(name, column, metric, reason=str(why)))
-    return _with_left(pd.DataFrame(cells), told), pd.DataFrame(rows)
-
-
-def _is_told(metric: Metric, case: Case, nothing: Sequence[float], exact: Sequence[float]) -> bool:
-    """Return whether a metric tells doing nothing from exact unlearning, at the level of 5 %."""
-    if len(nothing) > 1:
-        difference, low, high = _interval(np.subtract(nothing, exact))
-        return difference != 0 and not low <= 0 <= high
-    if nothing[0] <= exact[0]:
-        return False
-    # One number for all seeds has no interval. If M and M' did not differ, they could change places.
-    generator = make_generator(0, "swaps")
-    draws = []
-    for _ in range(NUM_SWAPS):
-        swap = torch.rand(len(case.runs), generator=generator) < 0.5
-        runs = tuple(
-            Run(run.retrained, run.retrained, run.trained)
-            if swapped
-            else Run(run.trained, run.trained, run.retrained)
-            for run, swapped in zip(case.runs, swap.tolist(), strict=True)
-        )
-        draws.append(measure(metric, replace(case, runs=runs))[0])
-    return 1 + sum(draw >= nothing[0] for draw in draws) <= 0.05 * (NUM_SWAPS + 1)
+    return _with_left(pd.DataFrame(cells)), pd.DataFrame(rows)
 
 
 def _cell(
@@ -260,6 +244,7 @@ def _cell(
     reason: str = "",
 ) -> dict[str, object]:
     value, low, high = _interval(values)
+    gap, *span = _interval(np.subtract(values, exact))
     return {
         "method": method,
         "metric": name,
@@ -268,6 +253,7 @@ def _cell(
         "low": low,
         "high": high,
         "exact": float(np.mean(exact)) if len(exact) else math.nan,
+        "told": gap != 0 and (span[0] > 0 or span[1] < 0),
         "reason": reason,
     }
 
@@ -283,10 +269,12 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - spread, mean + spread
 
 
-def _with_left(cells: pd.DataFrame, told: Mapping[str, bool]) -> pd.DataFrame:
+def _with_left(cells: pd.DataFrame) -> pd.DataFrame:
+    """Put ``left`` in the place of ``told``."""
     difference = (cells["value"] - cells["exact"]).abs()
-    ends = difference.where(cells["method"] == NOTHING).groupby(cells["metric"]).transform("first")
-    return cells.assign(left=difference / ends.where(cells["metric"].map(told).eq(True)))
+    end = difference.where((cells["method"] == NOTHING) & cells["told"])
+    left = difference / end.groupby(cells["metric"]).transform("first")
+    return cells.drop(columns="told").assign(left=left)
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -299,5 +287,13 @@ def _costs(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "gradients": mean([o.cost.gradients / o.retraining.gradients for o in outcomes]),
         "hvps": mean([o.cost.hvps / o.retraining.gradients for o in outcomes]),
         "megabytes": mean([o.cost.stored_bytes / 1e6 for o in outcomes]),
-        "broken": "; ".join(dict.fromkeys(part for o in outcomes for part in o.broken)),
+        "broken": "; ".join(_distinct(part for o in outcomes for part in o.broken)),
     }
+
+
+def _distinct(flags: Iterable[str]) -> list[str]:
+    """Return each flag once, with the numbers of the first seed that has it."""
+    first: dict[str, str] = {}
+    for flag in flags:
+        first.setdefault(re.sub(r"[\d.]+(e[+-]?\d+)?", "#", flag), flag)
+    return list(first.values())
