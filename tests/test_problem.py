@@ -99,8 +99,6 @@ def test_steps_and_examples_of_the_forget_set():
     assert problem.retained == (0, 1, 2, 4, 5, 6)
     assert problem.batch_size == 3
     assert problem.split((7, 3, 6)) == ((6,), (7, 3))
-    assert not problem.whole_batches
-    assert make(forget=(5, 3, 4)).whole_batches
 
 
 def test_mean_loss_of_a_batch_is_one_function_and_the_steps_loss():

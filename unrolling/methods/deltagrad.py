@@ -14,7 +14,9 @@ from torch import Tensor
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.batches import BatchOrder
 from unrolling.curvature import Loss
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import Params, check_same_parameters, from_vector, gradient, to_vector
 
 Pair = tuple[Tensor, Tensor]
@@ -237,3 +239,22 @@ def _check_recorded(slope: Tensor, recorded: Tensor, weights: Tensor, learning_r
             f"differs by {error:.3g}. Expected plain SGD on `order` with this learning_rate, and losses that "
             "are means over examples: no momentum, no batch norm or dropout in training mode."
         )
+
+
+def run_deltagrad(problem: Problem, *, period: int = 5, burn_in: int = 10, history: int = 2) -> Outcome:
+    """Replay the training of M without F, with the paper's usual settings for convex losses."""
+    with applicable():
+        found = deltagrad_unlearn(
+            problem.final_params,
+            problem.log.weights,
+            problem.mean_loss,
+            problem.order,
+            problem.forget,
+            learning_rate=problem.learning_rate,
+            period=period,
+            burn_in=burn_in,
+            history=history,
+            batch_size=problem.batch_size,
+        )
+    broken = assumptions.strongly_convex(problem) + assumptions.few_forgotten(problem)
+    return problem.outcome(found, broken)

@@ -1,9 +1,11 @@
 """The one signature of all methods: from what was trained and is to be forgotten, to models and costs."""
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +14,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.batches import BatchOrder
-from unrolling.curvature import Loss
+from unrolling.curvature import Loss, top_singular_value
 from unrolling.losses import half_squared_l2_norm
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.parameters import Params, batch_loss, snapshot, trainable, training_mode
-from unrolling.seeding import seeded
+from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import WeightLog
 from unrolling.training import LossFn, Observer, train
 
 
 class NotApplicable(UnrollingError):
     """The method cannot be applied to this problem; the message says why."""
+
+
+@contextmanager
+def applicable() -> Iterator[None]:
+    """Turn an :class:`InputError` of the block, which blames an argument, into :class:`NotApplicable`."""
+    try:
+        yield
+    except InputError as error:
+        raise NotApplicable(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Outcome:
         retrained: The method's own M': what exact unlearning would have given.
         cost: Of unlearning.
         retraining: Of the reference M'.
-        broken: Assumptions of the method's own theory that this problem does not meet, in a few words each.
+        broken: Assumptions that this problem does not meet, in a few words each: those of the method's own
+            theory, and that of Corollary 1 on what an update may depend on.
     """
 
     trained: Model
@@ -208,11 +220,6 @@ class Problem:
         """The steps whose batch holds some of F."""
         return tuple(step for step, batch in enumerate(self.order) if not self._gone.isdisjoint(batch))
 
-    @property
-    def whole_batches(self) -> bool:
-        """Whether every step that holds some of F holds nothing else, so that retraining just skips it."""
-        return all(self._gone.issuperset(self.order[step]) for step in self.forget_steps)
-
     @cached_property
     def retraining_order(self) -> BatchOrder:
         """The order of M': F removed in place; steps of which nothing is left vanish."""
@@ -268,13 +275,35 @@ class Problem:
 
         return batch_loss(self.model, data_loss, self._batch(gone), training=True)
 
+    def removed(self, batch: Collection[int]) -> Loss:
+        r"""Return what retraining takes from a step's loss, :math:`L_B - L_{B \setminus F}`; both are means.
+
+        Unlike the share it knows that retraining divides by the smaller number of examples. Where the whole
+        batch is F's it is the step's loss. The same batch gives the same function.
+        """
+        kept, _ = self.split(batch)
+        if not kept:
+            return self.mean_loss(batch)
+        whole, rest = self.mean_loss(batch), self.mean_loss(kept)
+        return self._losses.setdefault(("removed", *batch), lambda params: whole(params) - rest(params))
+
     @cached_property
-    def _losses(self) -> dict[tuple[int, ...], Loss]:
+    def _losses(self) -> dict[tuple[int | str, ...], Loss]:
         return {}
 
     def _batch(self, examples: Collection[int]) -> tuple[Tensor, Tensor]:
         index = torch.tensor(tuple(examples), device=self.inputs.device)
         return self.inputs[index], self.labels[index]
+
+    @cached_property
+    def sigma(self) -> float:
+        r"""The largest singular value of the Hessian of the mean loss over all examples at :math:`w_0`."""
+        found = top_singular_value(
+            self.mean_loss(self.examples),
+            self.initial_params,
+            generator=make_generator(self.seed, "lanczos start"),
+        )
+        return found.value
 
     # Outcomes
 
@@ -300,3 +329,18 @@ class Problem:
             retraining=self.retraining,
             broken=tuple(broken),
         )
+
+
+class Method(NamedTuple):
+    """A method by name.
+
+    Attributes:
+        title: One line: what it does.
+        source: Whose it is.
+        run: From a problem to what the method makes of it; raises
+            :class:`NotApplicable` where it makes nothing.
+    """
+
+    title: str
+    source: str
+    run: Callable[[Problem], Outcome]
