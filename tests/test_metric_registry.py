@@ -244,8 +244,21 @@ def test_a_forgotten_class_leaves_shadow_models_without_members():
 
 def test_weights_that_do_not_fit_have_no_distance():
     case = make_case()
-    with pytest.raises(Undefined, match="expected the same model"):
+    with pytest.raises(Undefined, match="do not have the same shape"):
         value("verification_error", case.where(Linear(draw(5, 2)) for _ in case.runs))
+
+
+@pytest.mark.parametrize("name", ["lira", "klom", "loss_threshold", "privacy_risk_released"])
+def test_a_class_taken_out_of_the_outputs_leaves_no_margin(name):
+    class Filtered(Linear):
+        def logits(self, inputs):
+            return super().logits(inputs).index_fill(1, torch.tensor([2]), -math.inf)
+
+    case = make_case()
+    filtered = case.where(Filtered(run.unlearned.weight) for run in case.runs)
+    with pytest.raises(Undefined, match="takes a class out of the outputs"):
+        value(name, filtered)
+    assert min(value("output_distance_test", filtered)) > 0
 
 
 def test_models_that_never_changed_leave_nothing_to_compare_with():

@@ -25,7 +25,7 @@ from unrolling.metrics.outputs import output_distance, relearn_time
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
 from unrolling.metrics.roc import roc_curve
 from unrolling.metrics.weights import epsilon_bound, kl_divergence_bound
-from unrolling.parameters import add, distance, gradient
+from unrolling.parameters import Params, add, check_same_parameters, distance, gradient
 
 #: Steps after which relearning is given up.
 RELEARN_STEPS = 300
@@ -67,8 +67,16 @@ def measure(metric: Metric, case: Case) -> tuple[float, ...]:
 # Weights
 
 
+def _distance(first: Params, second: Params) -> float:
+    try:
+        check_same_parameters(first, second, ("first", "second"))
+    except InputError:
+        raise Undefined("the weights do not have the same shape; the method changes the network.") from None
+    return distance(first, second)
+
+
 def _verification_errors(case: Case) -> list[float]:
-    return [distance(run.unlearned.params, run.retrained.params) for run in case.runs]
+    return [_distance(run.unlearned.params, run.retrained.params) for run in case.runs]
 
 
 def _relative_to_nothing(case: Case) -> list[float]:
@@ -82,7 +90,7 @@ def _relative_to_seeds(case: Case) -> list[float]:
     """Return v over the mean distance of M' to the models retrained with the other seeds."""
     _need_seeds(case, 2, "to see how far retrained models are apart")
     goals = [run.retrained.params for run in case.runs]
-    floors = [sum(distance(own, other) for other in goals) / (len(goals) - 1) for own in goals]
+    floors = [sum(_distance(own, other) for other in goals) / (len(goals) - 1) for own in goals]
     if min(floors) == 0:
         raise Undefined("retraining gives the same weights with every seed: there is no floor.")
     return [v / floor for v, floor in zip(_verification_errors(case), floors, strict=True)]
@@ -186,7 +194,7 @@ def _loss_threshold(case: Case) -> list[float]:
     advantages = []
     for run in case.runs:
         forgotten, retained, test = (
-            torch.nn.functional.cross_entropy(run.unlearned.logits(inputs), labels, reduction="none")
+            torch.nn.functional.cross_entropy(_logits(run.unlearned, inputs), labels, reduction="none")
             for inputs, labels in map(case.data, ("forgotten", "retained", "test"))
         )
         attack = loss_threshold_attack(forgotten, test, threshold=float(retained.mean()))
@@ -273,7 +281,7 @@ def _mean_klom(case: Case) -> float:
     inputs, labels = case.data("forgotten")
 
     def margins(models: Sequence[Measured]) -> Tensor:
-        return torch.stack([logit_margin(model.logits(inputs), labels) for model in models])
+        return torch.stack([logit_margin(_logits(model, inputs), labels) for model in models])
 
     found = [klom(margins(unlearned), margins(retrained)).mean() for unlearned, retrained in _halves(case)]
     return float(sum(found) / len(found))
@@ -293,7 +301,7 @@ def _margins(case: Case) -> _Margins:
     inputs, labels = case.data("forgotten")
     kinds = zip(*case.runs, strict=True)
     return _Margins(
-        *(torch.stack([logit_margin(model.logits(inputs), labels) for model in kind]) for kind in kinds)
+        *(torch.stack([logit_margin(_logits(model, inputs), labels) for model in kind]) for kind in kinds)
     )
 
 
@@ -319,7 +327,10 @@ def _need_seeds(case: Case, count: int, why: str) -> None:
 
 
 def _logits(model: Measured, inputs: Tensor) -> Tensor:
-    return model.logits(inputs)
+    values = model.logits(inputs)
+    if not bool(values.isfinite().all()):
+        raise Undefined("the logits are not all finite: the method takes a class out of the outputs.")
+    return values
 
 
 def _softmax(model: Measured, inputs: Tensor) -> Tensor:
