@@ -8,11 +8,13 @@ from scipy import stats
 from unrolling._checks import InputError
 from unrolling.plotting import (
     GAMMA_MAP,
+    LEFT_MAP,
     NO_PENALTY,
     gamma_color,
     gamma_styles,
     interval,
     lines_over_steps,
+    matrix,
     points_over_gamma,
     theme,
     unlearning_vs_verification,
@@ -147,3 +149,49 @@ def test_a_missing_column_is_named(runs):
 def test_theme_refuses_an_unknown_name():
     with pytest.raises(InputError, match="light, dark"), theme("sepia"):
         pass
+
+
+def cells(**changes):
+    return pd.DataFrame(
+        {
+            "method": ["first"] * 3 + ["second"] * 3 + ["third"] * 3,
+            "metric": ["v", "gap", "auc"] * 3,
+            "space": ["weights", "outputs", "outputs"] * 3,
+            "value": [0.0, 0.5, 12345.0, 0.00012, -3.25, np.nan, np.nan, np.nan, np.nan],
+            "left": [0.0, np.nan, 1e6, 1.0, 0.5, np.nan, np.nan, np.nan, np.nan],
+        }
+        | changes
+    )
+
+
+def test_matrix_shows_a_number_or_a_mark_in_every_cell():
+    ax = matrix(cells(), Figure().subplots())
+    shown = {tuple(text.get_position()): text.get_text() for text in ax.texts}
+    expected = ["0", "0.5", "1e4", "1e−4", "−3.2", "–", "×", "×", "×"]
+    assert [shown[column, row] for row in range(3) for column in range(3)] == expected
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second", "third"]
+
+
+def test_matrix_colours_the_distance_and_leaves_the_rest_clear():
+    image = matrix(cells(), Figure().subplots()).images[0]
+    drawn = image.to_rgba(image.get_array())
+    assert tuple(drawn[0, 0]) == LEFT_MAP(0.0)
+    assert tuple(drawn[0, 2]) == LEFT_MAP(1.0)
+    assert drawn[1, 0] == pytest.approx(LEFT_MAP(0.5), abs=0.01)
+    assert (drawn[2, :, 3] == 0).all()
+    assert drawn[0, 1, 3] == 0
+
+
+def test_matrix_has_readable_numbers_on_every_colour():
+    for left in np.geomspace(0.001, 1000, 61):
+        ax = matrix(cells(left=[left] * 9, value=[1.0] * 9), Figure().subplots())
+        assert contrast(ax.texts[0].get_color(), ax.images[0].to_rgba(left)[:3]) >= 4.5
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_nearer_and_further_differ_for_the_colour_blind(kind):
+    rows = np.array([row.split() for row in BLIND[kind].split(";")], dtype=float)
+    seen = np.clip([rows @ linear(LEFT_MAP(t)) for t in np.linspace(0, 1, 5)], 0, 1)
+    yellow_minus_blue = seen[:, :2].mean(axis=1) - seen[:, 2]
+    assert (yellow_minus_blue[:2] < 0).all()
+    assert (yellow_minus_blue[3:] > 0).all()

@@ -276,11 +276,11 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
     for row, method in enumerate(methods):
         for column, metric in enumerate(metrics):
             value, share = table.loc[(method, metric), ["value", "left"]]
-            text = f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-") if pd.notna(value) else ""
+            mark = "–" if applies[method] else "×"
             ax.text(
                 column,
                 row,
-                (text or ("–" if applies[method] else "×")).replace("-", "−"),
+                _short(value) if pd.notna(value) else mark,
                 ha="center",
                 va="center",
                 fontsize=7.5,
@@ -290,7 +290,8 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
     ends = spaces.cumsum()
     for space, end in ends.items():
         ax.text(end - spaces[space] / 2 - 0.5, -0.7, space, ha="center", va="bottom", fontsize=9)
-        ax.axvline(end - 0.5, color=ink(), lw=0.8)
+        if end < len(metrics):
+            ax.axvline(end - 0.5, color=ink(), lw=0.8)
     ax.set_xticks(range(len(metrics)), metrics, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_yticks(range(len(methods)), methods, fontsize=8)
     ax.tick_params(length=0)
@@ -300,6 +301,16 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
     bar.ax.set_yticklabels(["0.01 or exact", "0.1", "1: as nothing", "10", "100 or more"], fontsize=8)
     bar.outline.set_visible(False)
     return ax
+
+
+def _short(value: float) -> str:
+    """Return a number in at most six characters."""
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    else:
+        digits, exponent = f"{value:.0e}".split("e")
+        text = f"{digits}e{int(exponent)}"
+    return text.replace("-", "−")
 
 
 def _readable_on(color: tuple[float, float, float, float]) -> str:
