@@ -121,7 +121,7 @@ def test_every_cell_has_a_value_or_a_reason(tables):
     assert (cells["value"].notna() != (cells["reason"] != "")).all()
     filtration = row(cells, "linear_filtration")
     assert filtration["reason"].str.contains("forgets a whole class").all()
-    assert "one set of weights" in row(cells, "sisa").loc["relearn_steps", "reason"]
+    assert "not the problem's network" in row(cells, "sisa").loc["relearn_steps", "reason"]
 
 
 def test_costs_are_relative_to_retraining(tables):

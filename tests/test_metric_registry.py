@@ -216,7 +216,7 @@ def test_relearning_that_does_not_end_is_undefined():
     case = make_case(forget_loss=lambda p: (p["weight"] ** 2).sum(), learning_rate=1e-9)
     with pytest.raises(Undefined, match="not relearned within 300 steps"):
         value("relearn_steps", case.where(Linear(model.trained.weight * 10) for model in case.runs))
-    with pytest.raises(Undefined, match="not one set of weights"):
+    with pytest.raises(Undefined, match="not the problem's network"):
         value("relearn_steps", replace(case, forget_loss=None))
 
 

@@ -29,6 +29,12 @@ _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
+        "figure-1",
+        "Unlearning methods by the metrics that judge them",
+        "01_taxonomy",
+        "unrolling.experiments.taxonomy",
+    ),
+    Exhibit(
         "figure-3",
         "Unlearning error over steps in four settings, without pre-training",
         "04_unlearning_error",

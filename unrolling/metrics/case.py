@@ -57,7 +57,7 @@ class Case:
         noise: Standard deviation s of the Gaussian noise that metrics of published weights suppose.
         delta: :math:`\delta` at which they give :math:`\varepsilon`.
         forget_loss: The training loss of F as a function of the weights, by which relearning goes; None if
-            the models are not one set of weights that could be trained further.
+            the models are not the network of this loss.
         learning_rate: :math:`\eta` of relearning.
     """
 

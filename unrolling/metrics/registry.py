@@ -168,7 +168,7 @@ def _accuracy(part: str) -> Callable[[Case], list[float]]:
 def _relearn_steps(case: Case) -> list[float]:
     loss = case.forget_loss
     if loss is None:
-        raise Undefined("the model is not one set of weights that could be trained on F again.")
+        raise Undefined("the models are not the problem's network: there is no loss by which to relearn F.")
     steps = []
     for run in case.runs:
         with torch.no_grad():
