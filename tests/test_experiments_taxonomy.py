@@ -194,6 +194,21 @@ def test_a_metric_that_cannot_tell_the_ends_apart_gives_no_scale(data, values, t
     assert cells["left"].notna().all() == told
 
 
+def test_exact_unlearning_is_judged_by_the_methods_own_retrained_models(data):
+    def turned(problem):
+        """The same weights; the outputs of M'' and M' are turned round."""
+        outcome = METHODS["nothing"].run(problem)
+        plain = outcome.retrained
+        other = replace(plain, logits=lambda inputs: -plain.logits(inputs))
+        return replace(outcome, unlearned=other, retrained=other)
+
+    methods = {**{name: METHODS[name] for name in CHEAP[:2]}, "turned": Method("", "", turned)}
+    cells, _ = run_matrix(data, SETTING, range(2), methods, {"accuracy_test": METRICS["accuracy_test"]})
+    exact = cells.set_index("method")["exact"]
+    assert exact["nothing"] == exact["retrain"]
+    assert exact["turned"] == pytest.approx(1 - exact["retrain"])
+
+
 def test_a_method_from_outside_the_package_takes_part(data):
     def refuse(problem):
         raise NotApplicable("it is Sunday.")

@@ -176,6 +176,32 @@ def test_likelihood_ratio_asks_whether_the_model_looks_trained_on_the_examples()
     assert sum(value("lira", looks_retrained)) / 12 == pytest.approx(0.5, abs=0.15)
 
 
+def test_shadow_models_find_what_looks_like_training_data():
+    case = identity_case()
+    runs = []
+    for number, run in enumerate(case.runs):
+        retrained = draw(100, 3, seed=400 + number)
+        for index, label in enumerate(case.labels[9:].tolist(), start=9):
+            retrained[index, label] += 20  # all that is retained is known
+        runs.append(run._replace(retrained=Linear(retrained)))
+    case = known(replace(case, runs=tuple(runs)), "unlearned")
+    assert min(value("shadow_models", case)) > 0.9
+
+
+def test_half_of_the_test_set_teaches_and_the_other_half_is_judged():
+    case = make_case()
+    moved = case.test_inputs.clone()
+    moved[30:] *= 3
+    judged = replace(case, test_inputs=moved)
+    assert value("privacy_risk", case) == value("privacy_risk", judged)  # it judges F alone
+    assert value("shadow_models", case) != value("shadow_models", judged)
+
+
+def test_epsilon_lower_bound_finds_nothing_in_models_that_differ_by_chance():
+    # A fit to the judged models themselves would tell them apart.
+    assert value("epsilon_lower_bound", identity_case()) == (0.0,)
+
+
 def test_epsilon_lower_bound_needs_trials_that_can_show_something():
     assert value("epsilon_lower_bound", make_case(11).exact) == (0.0,)
     with pytest.raises(Undefined, match="5 trials cannot show any epsilon above 0; those of 11 seeds can"):
@@ -205,7 +231,7 @@ def test_the_judged_seed_teaches_nobody_about_itself(name, kind):
 
 def test_relearning_counts_the_steps_to_what_the_trained_model_knew():
     # gradient descent on w^2 / 2 halves w at every step: 8 -> 1
-    at = [Linear(torch.tensor([[x]], dtype=torch.float64)) for x in (1.0, 8.0, 1.0)]
+    at = [Linear(torch.tensor([[x]], dtype=torch.float64)) for x in (1.0, 8.0, 4.0)]
     halving = {"forget_loss": lambda p: (p["weight"] ** 2).sum() / 2, "learning_rate": 0.5}
     case = make_case(runs=(Run(*at),), **halving)
     assert value("relearn_steps", case) == (3.0,)

@@ -12,6 +12,7 @@ from unrolling.plotting import (
     NO_PENALTY,
     gamma_color,
     gamma_styles,
+    ink,
     interval,
     lines_over_steps,
     matrix,
@@ -180,6 +181,13 @@ def test_matrix_colours_the_distance_and_leaves_the_rest_clear():
     assert drawn[1, 0] == pytest.approx(LEFT_MAP(0.5), abs=0.01)
     assert (drawn[2, :, 3] == 0).all()
     assert drawn[0, 1, 3] == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_matrix_writes_on_clear_cells_as_on_the_page(page):
+    with theme(page):
+        texts = matrix(cells(), Figure().subplots()).texts
+        assert texts[1].get_color() == ink()
 
 
 def test_matrix_has_readable_numbers_on_every_colour():

@@ -208,7 +208,7 @@ def run_matrix(
     problems = [make_problem(data, setting, seed) for seed in seeds]
     rows, cells = [], []
     # Most methods share M and M', and so what exact unlearning gives: by metric and by these models.
-    exact: dict[tuple[str, tuple[bytes, ...]], tuple[float, ...]] = {}
+    exact: dict[tuple[str, bytes], tuple[float, ...]] = {}
     for name, method in methods.items():
         row = {"method": name, "title": method.title, "reason": ""}
         try:
@@ -219,7 +219,7 @@ def run_matrix(
             continue
         rows.append(row | _costs(outcomes))
         case = make_case(problems, outcomes, data, setting)
-        models = tuple(to_vector(model.params).numpy().tobytes() for run in case.runs for model in run[::2])
+        models = _fingerprint(case)
         for column, metric in metrics.items():
             try:
                 values = measure(metric, case)
@@ -233,6 +233,13 @@ def run_matrix(
             except Undefined as why:
                 cells.append(_cell(name, column, metric, reason=str(why)))
     return _with_left(pd.DataFrame(cells)), pd.DataFrame(rows)
+
+
+def _fingerprint(case: Case) -> bytes:
+    """Return what all M and M' are, by their weights and by their outputs on the test set."""
+    models = [model for run in case.runs for model in (run.trained, run.retrained)]
+    parts = [part for model in models for part in (to_vector(model.params), model.logits(case.test_inputs))]
+    return b"".join(part.numpy().tobytes() for part in parts)
 
 
 def _cell(
