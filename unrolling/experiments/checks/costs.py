@@ -83,7 +83,7 @@ def best_cost_of_sisa() -> Finding:
             off[shards == 1].append(float(abs(printed / found.best - 1)))
             best.append(abs(float(found.best * shards * (slices + 1) / 2) - 1))
             mean.append(abs(float(found.mean * 3 * slices * shards / (2 * slices + 1)) - 1))
-    dearest = forgetting_shares(train_ensemble(5, 1))
+    few_slices = forgetting_shares(train_ensemble(5, 1))
     return Finding(
         propositions={
             "one shard: the best cost is 2 / (R + 1) of retraining": max(off[True]) <= 0.02,
@@ -93,8 +93,8 @@ def best_cost_of_sisa() -> Finding:
         value_is="largest relative difference between the printed and the counted best cost",
         reason="Shards make forgetting cheaper, not dearer: 2 / (S (R + 1)) is off the counted best cost by "
         f"{max(best):.1g} at most, (2R + 1) / (3RS) off the mean over examples by {max(mean):.1g}. With "
-        f"and R = 1 the printed best cost is {10 / 2:g} times retraining, the counted one "
-        f"{float(dearest.best):g}.",
+        f"S = 5 and R = 1 the printed best cost is {10 / 2:g} times retraining, the counted one "
+        f"{float(few_slices.best):g}.",
     )
 
 
@@ -129,7 +129,7 @@ def _content(values: Iterable[Tensor]) -> tuple[float, ...]:
 
 @check("K03", page=PAGE)
 def cost_of_single_gradient_unlearning() -> Finding:
-    """Count the gradients of training and of a request, and serve the request from a w_0 that is made again."""
+    """Count the gradients of training and of a request; serve the request from a w_0 that is made again."""
     data = load_dataset("digits")
     inputs, labels = data.train_inputs[:320].double(), data.train_labels[:320]
     loss_fn = Objective("cross_entropy")
@@ -170,14 +170,14 @@ def cost_of_single_gradient_unlearning() -> Finding:
         },
         value=spent,
         value_is=f"gradients counted for a batch that was seen in {epochs} epochs",
-        reason=f"Training took {training} gradients, the request {spent}. Where w_0 comes from a pre-training "
-        f"that nobody wants to repeat, a copy of it has to be kept, here {size / 1000:.0f} kB.",
+        reason=f"Training took {training} gradients, the request {spent}. Where w_0 comes from a "
+        f"pre-training that nobody wants to repeat, a copy of it is kept, here {size / 1000:.0f} kB.",
     )
 
 
 @check("K04", page=PAGE)
 def break_even_with_one_gradient() -> Finding:
-    """Count, for small N, the least size of S or R at which forgetting takes less than 1 / N of retraining."""
+    """Count, for small N, the least S or R with which forgetting takes less than 1 / N of retraining."""
     largest = 8
     sizes = range(1, largest + 1)
     best = {(s, r): forgetting_share(train_ensemble(s, r), 0, r - 1) for s in sizes for r in sizes}
@@ -195,10 +195,10 @@ def break_even_with_one_gradient() -> Finding:
         value=least[max(least)],
         value_is=f"least max(S, R) at which SISA is cheaper than one gradient, counted at N = {max(least)}",
         reason=f"Printed is {printed[max(least)]:.1f} for it. The counted break-even is S (R + 1) > 2N"
-        f"{'' if formula else ', though not for every N'}; at N = {steps:,} it asks for max(S, R) of at least "
-        f"{least_size(steps)}, where {math.sqrt(steps) / 2 - 1:.0f} is printed. What the paper concludes is "
-        f"safer than it says: a slice has an example at least, so S (R + 1) is at most 2n, which for {n:,} "
-        f"examples is {2 * n:,} and not above {2 * steps:,}.",
+        f"{'' if formula else ', though not for every N'}; at N = {steps:,} it asks for max(S, R) of at "
+        f"least {least_size(steps)}, where {math.sqrt(steps) / 2 - 1:.0f} is printed. What the paper "
+        "concludes is safer than it says: a slice has an example at least, so S (R + 1) is at most 2n, which for "
+        f"{n:,} examples is {2 * n:,} and not above {2 * steps:,}.",
     )
 
 

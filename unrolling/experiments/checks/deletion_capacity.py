@@ -1,7 +1,7 @@
 r"""Section 3.3: how many points may be forgotten, by differential privacy and by a Newton step with noise.
 
 Sekhari, Acharya, Kamath, Suresh, "Remember What You Want to Forget", NeurIPS 2021. Their deletion capacity is
-the largest m for which :math:`(\epsilon, \delta)`-unlearning of any m points costs at most a given excess loss.
+the largest m for which :math:`(\epsilon, \delta)`-unlearning of any m points costs at most a given loss.
 
 What is formula here: that the noise suffices for the guarantee. What is measured: the excess loss of the
 weights with that noise, for logistic regression.
@@ -164,12 +164,12 @@ def deletion_capacities() -> Finding:
             "the Newton step lets one delete more": all(row.newton > row.private for row in found),
         },
         value=newton,
-        value_is=f"fitted exponent of d in the Newton step's capacity, d = {DIMENSIONS[0]} to {DIMENSIONS[-1]}",
+        value_is=f"fitted power of d in the Newton step's capacity, d = {DIMENSIONS[0]} to {DIMENSIONS[-1]}",
         interval=newton_interval,
-        reason=f"The other exponent is {private:.2f} ({low:.2f} to {high:.2f}). At d = {last.dimension} and n = "
-        f"{NUM_EXAMPLES:,} the noise allows {last.private} deletions against {last.newton}. That the noise "
-        "hides them is formula; measured is the excess loss, for one private mechanism, output perturbation, "
-        "so the bound on all of them is not tested. The dimension enters through the penalty: with the same "
-        f"excess allowed on the loss without it the exponents are {powers['bare_private'][0]:.2f} and "
-        f"{powers['bare_newton'][0]:.2f}.",
+        reason=f"For differential privacy it is {private:.2f} ({low:.2f} to {high:.2f}). At d = "
+        f"{last.dimension} and n = {NUM_EXAMPLES:,} the noise allows {last.private} deletions against "
+        f"{last.newton}. That the noise hides them is formula; measured is the excess loss, for one private "
+        "mechanism, output perturbation, so the bound on all of them is not tested. The dimension enters "
+        "through the penalty: with the same excess allowed on the loss without it the powers are "
+        f"{powers['bare_private'][0]:.2f} and {powers['bare_newton'][0]:.2f}.",
     )
