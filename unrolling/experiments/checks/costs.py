@@ -197,8 +197,8 @@ def break_even_with_one_gradient() -> Finding:
         reason=f"Printed is {printed[max(least)]:.1f} for it. The counted break-even is S (R + 1) > 2N"
         f"{'' if formula else ', though not for every N'}; at N = {steps:,} it asks for max(S, R) of at "
         f"least {least_size(steps)}, where {math.sqrt(steps) / 2 - 1:.0f} is printed. What the paper "
-        "concludes is safer than it says: a slice has an example at least, so S (R + 1) is at most 2n, which for "
-        f"{n:,} examples is {2 * n:,} and not above {2 * steps:,}.",
+        "concludes is safer than it says: a slice has an example at least, so S (R + 1) is at most 2n, which "
+        f"for {n:,} examples is {2 * n:,} and not above {2 * steps:,}.",
     )
 
 
