@@ -130,7 +130,7 @@ def deltagrad_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, how the replay went, and its cost: the whole batch at exact steps, its forgotten examples
+        New weights, and how the replay went. It costs the whole batch at exact steps, its forgotten examples
         at the others, and the weights of all t steps.
 
     Raises:

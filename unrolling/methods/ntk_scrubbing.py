@@ -62,7 +62,7 @@ def ntk_scrub_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights and their cost: a gradient per example and output, and w_0. The linear algebra is not
+        New weights. They cost a gradient per example and output, and w_0. The linear algebra is not
         counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
         weights, so this is for small sets.
 
