@@ -83,7 +83,8 @@ def best_cost_of_sisa() -> Finding:
             off[shards == 1].append(float(abs(printed / found.best - 1)))
             best.append(abs(float(found.best * shards * (slices + 1) / 2) - 1))
             mean.append(abs(float(found.mean * 3 * slices * shards / (2 * slices + 1)) - 1))
-    few_slices = forgetting_shares(train_ensemble(5, 1))
+    shards, slices = 5, 1
+    example = forgetting_shares(train_ensemble(shards, slices))
     return Finding(
         propositions={
             "one shard: the best cost is 2 / (R + 1) of retraining": max(off[True]) <= 0.02,
@@ -93,8 +94,8 @@ def best_cost_of_sisa() -> Finding:
         value_is="largest relative difference between the printed and the counted best cost",
         reason="Shards make forgetting cheaper, not dearer: 2 / (S (R + 1)) is off the counted best cost by "
         f"{max(best):.1g} at most, (2R + 1) / (3RS) off the mean over examples by {max(mean):.1g}. With "
-        f"S = 5 and R = 1 the printed best cost is {10 / 2:g} times retraining, the counted one "
-        f"{float(few_slices.best):g}.",
+        f"S = {shards} and R = {slices} the printed best cost is {2 * shards / (slices + 1):g} times "
+        f"retraining, the counted one {float(example.best):g}.",
     )
 
 
