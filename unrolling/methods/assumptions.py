@@ -4,7 +4,9 @@ The checks return what does *not* hold, in a few words each, and nothing if all 
 """
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +90,40 @@ def squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits - nn.functional.one_hot(labels, logits.shape[1])).square().sum(dim=1).mean() / 2
 
 
-def linear_features(problem: Problem) -> Callable[[Tensor], Tensor] | None:
+@dataclass(frozen=True)
+class LinearFeatures:
+    """What the only linear layer of a model sees.
+
+    Attributes:
+        body: All of the model but that layer; it has no weights.
+        bias: Whether the layer has a bias, which is then the weight of a last feature of 1.
+    """
+
+    body: nn.Module
+    bias: bool
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the features, shape (batch, d)."""
+        with torch.no_grad():
+            found = self.body(inputs)
+        return torch.cat([found, torch.ones_like(found[:, :1])], dim=1) if self.bias else found
+
+    def bound(self, inputs: Tensor) -> tuple[float, Flags]:
+        """Return B, at least the norm of every feature vector, and a flag if it took a look at the data.
+
+        Of inputs in the unit ball it is supposed that they were known to be.
+        """
+        with torch.no_grad():
+            longest = float(self.body(inputs).norm(dim=1).max())
+        known = longest <= 1 + 4 * torch.finfo(inputs.dtype).eps
+        flags = () if known else (f"the bound {longest:.3g} on the inputs was found by looking at them",)
+        return math.hypot(max(1.0, longest), self.bias), flags
+
+
+def linear_features(problem: Problem) -> LinearFeatures | None:
     """Return what the only linear layer of the model sees, or None if the model is more than that.
 
-    Returns:
-        From inputs to features (batch, d), with a column of ones at the end if the layer has a bias. None
-        unless the only weights are those of a ``nn.Linear`` whose outputs are the logits.
+    The only weights must be those of a ``nn.Linear`` whose outputs are the logits.
     """
     owners = [
         (name, module)
@@ -112,17 +142,11 @@ def linear_features(problem: Problem) -> Callable[[Tensor], Tensor] | None:
     with torch.no_grad(), training_mode(problem.model, False):
         if not torch.allclose(layer(body(problem.inputs)), problem.model(problem.inputs)):
             return None
-
-    def features(inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = body(inputs)
-        return torch.cat([found, torch.ones_like(found[:, :1])], dim=1) if layer.bias is not None else found
-
-    return features
+    return LinearFeatures(body, layer.bias is not None)
 
 
-def convex_features(problem: Problem, method: str) -> Callable[[Tensor], Tensor]:
-    """Return :func:`linear_features` of a regularised softmax regression; refuse anything else.
+def convex_features(problem: Problem, method: str) -> LinearFeatures:
+    """Return the features of a regularised softmax regression; refuse anything else.
 
     Raises:
         NotApplicable: If the loss is not cross-entropy plus an l2 term of one linear layer.
