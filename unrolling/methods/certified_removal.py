@@ -73,7 +73,7 @@ class RemovalSettings:
 
     @property
     def budget(self) -> float:
-        r"""The gradient residual that the noise hides: :math:`\sigma \epsilon / c`, Theorem 3.
+        r"""The gradient residual :math:`\sigma \epsilon / c` that the noise hides, Theorem 3.
 
         There :math:`\delta = 1.5 e^{-c^2 / 2}`.
         """

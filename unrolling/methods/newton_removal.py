@@ -25,7 +25,7 @@ def full_hessian(loss: Loss, params: Params) -> Tensor:
 
     Args:
         loss: ``loss(params) -> scalar``; for :func:`newton_unlearn` the mean over all training examples.
-        params: Where to take it, the minimiser; rows follow :func:`~unrolling.parameters.to_vector`.
+        params: Where to take it, the minimiser; rows follow ``unrolling.parameters.to_vector``.
     """
     return _slope_and_hessian(loss, params)[1]
 
@@ -135,7 +135,7 @@ def newton_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, and their cost: a gradient and d products over the forgotten examples; H is stored.
+        New weights, and their cost. It is a gradient and d products over the forgotten examples; H is stored.
 
     Raises:
         InputError: If sizes do not fit, or :math:`\hat H` has an eigenvalue below ``strong_convexity``.
