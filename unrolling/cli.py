@@ -191,7 +191,7 @@ def _list(arguments: argparse.Namespace) -> None:
         ],
         "models": _named(MODELS),
         "losses": _named(LOSSES),
-        "methods": _named(METHODS),
+        "methods": _named({name: method.title for name, method in METHODS.items()}),
         "metrics": _named(METRICS),
         "profiles": [{"name": name, "title": load_profile(name).description} for name in PROFILES],
     }

@@ -5,6 +5,7 @@ logged as they are taken, so one has to know beforehand what may be forgotten to
 code only weights and biases are logged: the running statistics of batch norm keep what they saw.
 """
 
+import copy
 from collections.abc import Collection
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from unrolling._checks import InputError, check_real
 from unrolling.batches import BatchOrder
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem
 from unrolling.parameters import Params, add, batch_loss, gradient, snapshot, trainable
 from unrolling.training import Batch, LossFn, Observer
 
@@ -68,7 +71,7 @@ def amnesiac_unlearn(final_params: Params, log: AmnesiacLog) -> Unlearned:
         log: What watched all of it.
 
     Returns:
-        New weights. They cost no gradients, and a second copy of the weights.
+        New weights, and their cost. It is a second copy of the weights and no gradients.
     """
     unlearned = add(final_params, log.updates, -1.0)
     return Unlearned(unlearned, Cost(gradients=0, hvps=0, stored_bytes=_num_bytes(log.updates)))
@@ -127,8 +130,8 @@ def released_amnesiac_unlearn(
         learning_rate: :math:`\eta`, constant over the steps.
 
     Returns:
-        New weights. They cost a gradient per logged step, taken during training, and a second copy of the
-        weights.
+        New weights, and their cost. It is a gradient per logged step, taken during training, and a second
+        copy of the weights.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     unlearned = add(final_params, log.gradients, eta)
@@ -155,3 +158,26 @@ def _zeros(model: nn.Module) -> Params:
 
 def _num_bytes(params: dict[str, Tensor]) -> int:
     return sum(p.nbytes for p in params.values())
+
+
+def run_amnesiac(problem: Problem) -> Outcome:
+    """Undo the steps on F's batches. The repair that follows in the authors' work is left out."""
+    model = copy.deepcopy(problem.model)
+    log = AmnesiacLog(model, problem.order, problem.forget)
+    problem.fit(model, problem.order, [log])
+    return problem.outcome(amnesiac_unlearn(snapshot(model), log), _broken(problem))
+
+
+def run_amnesiac_released(problem: Problem) -> Outcome:
+    """Add back the gradients that the released code logs after the steps on F's batches."""
+    model = copy.deepcopy(problem.model)
+    log = ReleasedAmnesiacLog(model, problem.loss_fn, problem.order, problem.forget)
+    problem.fit(model, problem.order, [log])
+    unlearned = released_amnesiac_unlearn(snapshot(model), log, learning_rate=problem.learning_rate)
+    return problem.outcome(unlearned, _broken(problem))
+
+
+def _broken(problem: Problem) -> tuple[str, ...]:
+    others = {i for step in problem.forget_steps for i in problem.split(problem.order[step])[0]}
+    undone = (f"{len(others)} examples that stay are undone with F",) if others else ()
+    return undone + assumptions.FOLLOWS_THE_TRAJECTORY

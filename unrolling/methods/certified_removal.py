@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.linear_model import (
     LINEAR_LOSSES,
@@ -21,7 +22,9 @@ from unrolling.methods.linear_model import (
     linear_hessian,
     minimise_linear,
 )
+from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem
 from unrolling.parameters import Params
+from unrolling.seeding import make_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class RemovalSettings:
 
     @property
     def budget(self) -> float:
-        r"""The gradient residual that the noise hides: :math:`\sigma \epsilon / c`, Theorem 3.
+        r"""The gradient residual :math:`\sigma \epsilon / c` that the noise hides, Theorem 3.
 
         There :math:`\delta = 1.5 e^{-c^2 / 2}`.
         """
@@ -277,3 +280,61 @@ def _without(kept: Tensor, forget: Collection[int], num_examples: int) -> Tensor
     if not bool(left.any()):
         raise InputError("`forget` holds every example that is still in; nothing would be left to train on.")
     return left
+
+
+def run_certified_removal(
+    problem: Problem, *, epsilon: float = 1.0, delta: float = 1e-4, noise_scale: float = 1.0
+) -> Outcome:
+    r"""Train the same binary model to the minimum of :math:`\mathcal{L}_b`, and remove F from it.
+
+    Of two logits only the difference :math:`u^\top x` matters, and given u the l2 term is least at
+    :math:`\frac{\lambda}{4} \|u\|^2`. So this is Guo et al.'s problem with half the l2, and for inputs
+    divided by B with :math:`\lambda / (2 B^2)`. Computed in float64. M' has the same b as M'', so that the
+    distance between them is that of the Newton step to the minimum, not of two draws of b.
+
+    Raises:
+        NotApplicable: If the problem is not regularised logistic regression of two classes.
+    """
+    features = convex_features(problem, "certified removal")
+    if problem.num_classes != 2:
+        raise NotApplicable(f"certified removal is for two classes here, got {problem.num_classes}.")
+    examples = list(problem.examples)
+    x = features(problem.inputs[examples]).double()
+    bound, looked = features.bound(problem.inputs[examples])
+    x, y = x / bound, 2 * problem.labels[examples].double() - 1
+    settings = RemovalSettings(
+        l2=problem.l2 / (2 * bound**2), noise_scale=noise_scale, epsilon=epsilon, delta=delta
+    )
+    generator = make_generator(problem.seed, "certified removal")
+    model = train_certified(x, y, settings, generator=generator)
+    gone = [place for place, example in enumerate(examples) if example in set(problem.forget)]
+    found = certified_removal(model, x, y, gone, generator=generator, batch_size=problem.batch_size)
+    kept = found.model.kept
+    reference = minimise_linear(
+        x[kept],
+        y[kept],
+        found.model.noise,
+        loss=settings.loss,
+        l2=settings.l2,
+        tolerance=settings.tolerance,
+    )
+
+    def as_model(params: Params) -> Model:
+        def logits(inputs: Tensor) -> Tensor:
+            half = features(inputs).double() @ params["weight"][0] / (2 * bound)
+            return torch.stack([-half, half], dim=1)
+
+        return Model(params, logits)
+
+    size = int(kept.sum()) / problem.batch_size
+    broken = [*looked]
+    if found.retrained:
+        broken.append("the noise does not cover the Newton step: trained anew instead")
+    return Outcome(
+        trained=as_model(model.params),
+        unlearned=as_model(found.params),
+        retrained=as_model({"weight": reference.weights[None]}),
+        cost=found.cost,
+        retraining=Cost(reference.gradients * size, reference.hessians * x.shape[1] * size, 0),
+        broken=tuple(broken),
+    )

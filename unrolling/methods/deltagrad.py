@@ -14,7 +14,9 @@ from torch import Tensor
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.batches import BatchOrder
 from unrolling.curvature import Loss
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import Params, check_same_parameters, from_vector, gradient, to_vector
 
 Pair = tuple[Tensor, Tensor]
@@ -98,7 +100,7 @@ def deltagrad_unlearn(
               \hat G_k = G_k + B s
 
     B is the BFGS matrix of the last pairs (s, y), where y is the change of the batch's gradient over s; see
-    :func:`bfgs_product`. Exact steps supply the pairs: with k counted from the first step that saw F, those
+    ``bfgs_product``. Exact steps supply the pairs: with k counted from the first step that saw F, those
     with :math:`k \le j_0` and every :math:`T_0`-th after. Full-batch gradient descent is an order of full
     batches.
 
@@ -130,8 +132,8 @@ def deltagrad_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, and how the replay went. It costs the whole batch at exact steps, its forgotten examples
-        at the others, and the weights of all t steps.
+        New weights, how the replay went, and its cost. That is the whole batch at exact steps, its forgotten
+        examples at the others, and the weights of all t steps.
 
     Raises:
         InputError: If ``forget`` is empty, not in ``order`` or all of it; or if at the first
@@ -237,3 +239,22 @@ def _check_recorded(slope: Tensor, recorded: Tensor, weights: Tensor, learning_r
             f"differs by {error:.3g}. Expected plain SGD on `order` with this learning_rate, and losses that "
             "are means over examples: no momentum, no batch norm or dropout in training mode."
         )
+
+
+def run_deltagrad(problem: Problem, *, period: int = 5, burn_in: int = 10, history: int = 2) -> Outcome:
+    """Replay the training of M without F, with the paper's usual settings for convex losses."""
+    with applicable():
+        found = deltagrad_unlearn(
+            problem.final_params,
+            problem.log.weights,
+            problem.mean_loss,
+            problem.order,
+            problem.forget,
+            learning_rate=problem.learning_rate,
+            period=period,
+            burn_in=burn_in,
+            history=history,
+            batch_size=problem.batch_size,
+        )
+    broken = assumptions.strongly_convex(problem) + assumptions.few_forgotten(problem)
+    return problem.outcome(found, broken)

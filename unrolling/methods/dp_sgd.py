@@ -17,8 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.losses import cross_entropy
+from unrolling.methods.assumptions import loss_is
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import NotApplicable, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, snapshot, trainable
+from unrolling.seeding import make_generator
 
 
 @dataclass(frozen=True)
@@ -181,3 +184,52 @@ def dp_sgd_unlearn(trained: Private, num_forgotten: int) -> PrivatelyUnlearned:
 def _check_delta(delta: float) -> None:
     if check_real("delta", delta, above=0) >= 1:
         raise InputError(f"delta must be below 1, got {delta:g}.")
+
+
+def run_dp_sgd(
+    problem: Problem, *, noise_multiplier: float = 1.0, clipping_norm: float = 1.0, delta: float = 1e-5
+) -> Outcome:
+    """Train a private model of its own from M_0, in as many steps as the problem, and change nothing.
+
+    M' is trained in the same way without F, with batches and noise of its own: they cannot be shared, since
+    what is sampled differs. So the distance between M'' and M' is mostly noise.
+
+    Raises:
+        NotApplicable: If the training loss is not cross-entropy (plus an l2 term), or a layer has no
+            per-example gradients, such as batch norm.
+    """
+    if not loss_is(problem, cross_entropy):
+        raise NotApplicable("DP-SGD clips gradients of the cross-entropy; the training loss is another.")
+
+    def train_privately(examples: tuple[int, ...], name: str) -> Private:
+        index = list(examples)
+        return dp_sgd_train(
+            problem.model,
+            problem.inputs[index],
+            problem.labels[index],
+            learning_rate=problem.learning_rate,
+            batch_size=min(problem.batch_size, len(index)),
+            num_steps=len(problem.order),
+            noise_multiplier=noise_multiplier,
+            clipping_norm=clipping_norm,
+            delta=delta,
+            generator=make_generator(problem.seed, "dp-sgd", name),
+        )
+
+    with applicable():
+        trained = train_privately(problem.examples, "M")
+        retrained = train_privately(problem.retained, "M'")
+    found = dp_sgd_unlearn(trained, len(problem.forget))
+    broken = []
+    if problem.l2:
+        broken.append("trained without the l2 term, which cannot be clipped per example")
+    if found.delta >= 1:
+        broken.append(f"the guarantee for {len(problem.forget)} examples is empty (delta {found.delta:.1e})")
+    return Outcome(
+        trained=as_model(problem.model, trained.params),
+        unlearned=as_model(problem.model, found.params),
+        retrained=as_model(problem.model, retrained.params),
+        cost=found.cost,
+        retraining=Cost(gradients=len(problem.order), hvps=0, stored_bytes=problem.retraining.stored_bytes),
+        broken=tuple(broken),
+    )

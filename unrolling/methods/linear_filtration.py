@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from unrolling._checks import InputError, check_choice, check_integer
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.parameters import snapshot, training_mode
+from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem, applicable, as_model
+from unrolling.parameters import Params, snapshot, training_mode
+from unrolling.seeding import make_generator
 
 FILTRATIONS: dict[str, str] = {
     "naive": "leave the class's logit out, nothing more",
@@ -113,7 +115,7 @@ def linear_filtration_unlearn(
 
     Returns:
         All trainable weights with the last layer replaced, the condition number of the class means, and the
-        cost: n forward passes, counted as gradients (an upper bound), and nothing stored.
+        cost. That is n forward passes, counted as gradients (an upper bound), and nothing stored.
 
     Raises:
         InputError: If the model does not end in a linear layer, a class has no examples, or the class means
@@ -157,3 +159,61 @@ def _last_layer(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Linear, Tenso
             "Linear filtration multiplies that layer's weights."
         )
     return name, layer, torch.cat(logits)
+
+
+def run_linear_filtration(problem: Problem, *, variant: str = "normalization") -> Outcome:
+    """Filter the class that F is out of the last layer.
+
+    M'' has one output less. So has M' here: retrained without F, and then without the class's row. For
+    inputs, both give the class the logit minus infinity, at its place.
+
+    Args:
+        problem: F must be all examples of one class.
+        variant: A key of :data:`FILTRATIONS`; the default is what the authors recommend.
+
+    Raises:
+        NotApplicable: If F is not a whole class, the model does not end in a linear layer, or the matrix of
+            mean logits is singular.
+    """
+    classes = {int(problem.labels[example]) for example in problem.forget}
+    forget_class = min(classes)
+    members = {i for i in problem.examples if int(problem.labels[i]) == forget_class}
+    if len(classes) > 1 or members != set(problem.forget):
+        raise NotApplicable(
+            f"linear filtration forgets a whole class; F has {len(problem.forget)} examples of "
+            f"{len(classes)} classes, and class {forget_class} has {len(members)}."
+        )
+    index = list(problem.examples)
+    with applicable():
+        found = linear_filtration_unlearn(
+            problem.trained,
+            problem.inputs[index],
+            problem.labels[index],
+            forget_class,
+            variant=variant,
+            generator=make_generator(problem.seed, "linear filtration"),
+            batch_size=problem.batch_size,
+        )
+    name, _, _ = _last_layer(problem.trained, problem.inputs[index])
+    keep = [i for i in range(problem.num_classes) if i != forget_class]
+    rows = {own: p[keep] for own, p in snapshot(problem.retrained).items() if own.rpartition(".")[0] == name}
+
+    def as_filtered(module: nn.Module, params: Params) -> Model:
+        def logits(inputs: Tensor) -> Tensor:
+            found = as_model(module, params).logits(inputs)
+            full = found.new_full((len(found), problem.num_classes), -torch.inf)
+            full[:, keep] = found
+            return full
+
+        return Model(params, logits)
+
+    return Outcome(
+        trained=as_model(problem.trained),
+        unlearned=as_filtered(problem.trained, found.params),
+        retrained=as_filtered(problem.retrained, snapshot(problem.retrained) | rows),
+        cost=found.cost,
+        retraining=problem.retraining,
+        broken=("what the layers below learnt from the class stays",)
+        if len(found.params) > len(rows)
+        else (),
+    )

@@ -11,7 +11,9 @@ import torch
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.curvature import Loss, hessian_operator
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, gradient, to_vector
 
 
@@ -48,8 +50,8 @@ def linear_propagation_unlearn(
         learning_rate: :math:`\eta`, constant over the steps.
 
     Returns:
-        New weights. They cost a gradient per forgotten step, a product per kept step after the first of
-        them, and the weights of all t steps, as nobody knows beforehand which will be forgotten.
+        New weights, and their cost. It is a gradient per forgotten step, a product per kept step after the
+        first of them, and the weights of all t steps, as nobody knows beforehand which will be forgotten.
 
     Raises:
         InputError: If ``forget_steps`` is empty or names a step that ``trajectory`` does not have.
@@ -85,3 +87,31 @@ def linear_propagation_unlearn(
         )
     cost = Cost(gradients=len(forget), hvps=hvps, stored_bytes=stored_bytes)
     return Unlearned(add(final_params, from_vector(delta, final_params)), cost)
+
+
+def run_linear_propagation(problem: Problem) -> Outcome:
+    """Propagate the removal of F along the trajectory of M.
+
+    Where others stay in a batch, its step is taken as one without F and, from the same weights, a forgotten
+    one of what retraining removes. The gradient of that takes two passes.
+    """
+    trajectory: list[tuple[Params, Loss]] = []
+    forget_steps: list[int] = []
+    for weights, batch in zip(problem.log.weights, problem.order, strict=True):
+        kept, gone = problem.split(batch)
+        if kept:
+            trajectory.append((weights, problem.mean_loss(kept)))
+        if gone:
+            forget_steps.append(len(trajectory))
+            trajectory.append((weights, problem.removed(batch)))
+    found = linear_propagation_unlearn(
+        problem.final_params, trajectory, forget_steps, learning_rate=problem.learning_rate
+    )
+    doubled = len(trajectory) - len(problem.order)
+    cost = Cost(
+        gradients=found.cost.gradients + doubled,
+        hvps=found.cost.hvps,
+        stored_bytes=sum(p.nbytes for weights in problem.log.weights for p in weights.values()),
+    )
+    broken = assumptions.FOLLOWS_THE_TRAJECTORY + assumptions.smooth(problem)
+    return problem.outcome(Unlearned(found.params, cost), broken)

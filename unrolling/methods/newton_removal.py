@@ -9,10 +9,13 @@ import math
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.curvature import Loss, quadratic_model
+from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.parameters import Params, from_vector, to_vector
+from unrolling.methods.problem import NotApplicable, Outcome, Problem, as_model
+from unrolling.parameters import Params, add, from_vector, gradient, to_vector
+from unrolling.seeding import make_generator
 
 
 def full_hessian(loss: Loss, params: Params) -> Tensor:
@@ -22,7 +25,7 @@ def full_hessian(loss: Loss, params: Params) -> Tensor:
 
     Args:
         loss: ``loss(params) -> scalar``; for :func:`newton_unlearn` the mean over all training examples.
-        params: Where to take it, the minimiser; rows follow :func:`~unrolling.parameters.to_vector`.
+        params: Where to take it, the minimiser; rows follow ``unrolling.parameters.to_vector``.
     """
     return _slope_and_hessian(loss, params)[1]
 
@@ -132,7 +135,7 @@ def newton_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights. They cost a gradient and d products over the forgotten examples; H is stored.
+        New weights, and their cost. It is a gradient and d products over the forgotten examples; H is stored.
 
     Raises:
         InputError: If sizes do not fit, or :math:`\hat H` has an eigenvalue below ``strong_convexity``.
@@ -182,3 +185,107 @@ def _slope_and_hessian(loss: Loss, params: Params) -> tuple[Tensor, Tensor]:
     columns = [product(column) for column in torch.eye(len(slope), dtype=slope.dtype, device=slope.device)]
     hessian = torch.stack(columns)
     return slope, (hessian + hessian.T) / 2
+
+
+def softmax_regression_constants(longest: float) -> tuple[float, float]:
+    r"""Return L and M of softmax regression on inputs of norm at most B, with an l2 term.
+
+    .. math:: L = 2 \sqrt{2} B , \qquad M = \frac{\sqrt{2}}{3 \sqrt{3}} B^3
+
+    The cross-entropy's gradient in the logits is :math:`p - e_y`, of norm at most :math:`\sqrt{2}`; at a
+    minimiser the l2 term's gradient is minus a mean of such, so it adds as much at most. Along a direction u
+    of the logits the third derivative is the third central moment of u under p. That of a variable in an
+    interval of length R is at most :math:`R^3 / (6 \sqrt{3})`, and the entries of a unit vector lie within
+    :math:`R = \sqrt{2}`. Both constants hold before the data are seen, given B.
+
+    Args:
+        longest: B; a constant 1 for the bias counts as an input.
+    """
+    check_real("longest", longest, minimum=0)
+    return 2 * math.sqrt(2) * longest, math.sqrt(2) / (3 * math.sqrt(3)) * longest**3
+
+
+def run_newton_removal(problem: Problem, *, epsilon: float = 1.0, delta: float = 1e-4) -> Outcome:
+    r"""Take the same softmax regression to its minimum, and remove F by a Newton step and noise.
+
+    The constants are those of :func:`softmax_regression_constants` and
+    :math:`\lambda` is the problem's l2. M, M'' and M' all carry the same draw of the noise, so that their
+    distances are those of the points which the noise is to hide.
+
+    Raises:
+        NotApplicable: If the problem is not regularised softmax regression, or has too many weights.
+    """
+    features = convex_features(problem, "Newton removal")
+    size = sum(p.numel() for p in problem.initial_params.values())
+    if size > 2000:
+        raise NotApplicable(f"Newton removal stores a dense Hessian; {size} weights are more than 2000.")
+    n, m = len(problem.examples), len(problem.forget)
+    everything = problem.mean_loss(problem.examples)
+    minimum, _, _ = _newton_minimum(everything, problem.final_params)
+    reference, gradients, hessians = _newton_minimum(
+        problem.mean_loss(problem.retained), problem.final_params
+    )
+
+    longest, looked = features.bound(problem.inputs[list(problem.examples)])
+    lipschitz, hessian_lipschitz = softmax_regression_constants(longest)
+    shift = newton_removal_bound(
+        num_examples=n,
+        num_forgotten=m,
+        strong_convexity=problem.l2,
+        lipschitz=lipschitz,
+        hessian_lipschitz=hessian_lipschitz,
+    )
+    scale = gaussian_noise_scale(shift, epsilon=epsilon, delta=delta)
+    generator = make_generator(problem.seed, "newton removal")
+    step = newton_unlearn(
+        minimum,
+        full_hessian(everything, minimum),
+        problem.mean_loss(problem.forget),
+        num_examples=n,
+        num_forgotten=m,
+        strong_convexity=problem.l2,
+        noise_scale=0.0,
+        generator=generator,
+        batch_size=problem.batch_size,
+    )
+    noise = {
+        name: torch.randn(p.shape, dtype=p.dtype, generator=generator).to(p.device)
+        for name, p in minimum.items()
+    }
+    broken = [*looked]
+    if scale > float(to_vector(minimum).abs().max()):
+        broken.append(f"noise of {scale:.1e} per weight hides the shift, and the model")
+    part = (n - m) / problem.batch_size
+    return Outcome(
+        trained=as_model(problem.trained, add(minimum, noise, scale)),
+        unlearned=as_model(problem.trained, add(step.params, noise, scale)),
+        retrained=as_model(problem.trained, add(reference, noise, scale)),
+        cost=step.cost,
+        retraining=Cost(gradients * part, hessians * size * part, 0),
+        broken=tuple(broken),
+    )
+
+
+def _newton_minimum(loss: Loss, params: Params) -> tuple[Params, int, int]:
+    """Return the minimiser of a strongly convex loss, and what it took: gradients and Hessians.
+
+    A step is halved until it shrinks the gradient; a short enough one always does.
+    """
+    vector = to_vector(params).detach()
+    slope = to_vector(gradient(loss, params))
+    gradients, hessians = 1, 0
+    # Further down rounding decides.
+    while float(slope.norm()) > 100 * torch.finfo(vector.dtype).eps * (1 + float(vector.norm())):
+        step = torch.linalg.solve(full_hessian(loss, from_vector(vector, params)), slope)
+        hessians += 1
+        length = 1.0
+        while True:
+            candidate = to_vector(gradient(loss, from_vector(vector - length * step, params)))
+            gradients += 1
+            if float(candidate.norm()) <= (1 - length / 4) * float(slope.norm()):
+                break
+            length /= 2
+            if length < 1e-6:
+                raise UnrollingError("Newton's method is stopped by rounding; use float64.")
+        vector, slope = vector - length * step, candidate
+    return from_vector(vector, params), gradients, hessians

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from unrolling._checks import InputError, check_integer, check_real
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import (
     Params,
     add,
@@ -47,7 +49,7 @@ def ntk_scrub_unlearn(
     with the gradients of all outputs on S as the columns of :math:`G_S`. So it is exact where the network is
     linear in w, the loss squared, the weight decay *towards* :math:`w_0`, and training has converged. For
     networks trained otherwise it is a heuristic. The authors then add noise, see
-    :func:`~unrolling.methods.fisher_scrubbing.fisher_scrub_unlearn`.
+    :func:`~unrolling.fisher_scrub_unlearn`.
 
     Args:
         final_params: Weights w_t after training.
@@ -62,8 +64,8 @@ def ntk_scrub_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights. They cost a gradient per example and output, and w_0. The linear algebra is not
-        counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
+        New weights and their cost. It is a gradient per example and output, and w_0. The linear algebra is
+        not counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
         weights, so this is for small sets.
 
     Raises:
@@ -126,3 +128,37 @@ def _linearise(model: nn.Module, params: Params, inputs: Tensor) -> tuple[Tensor
         jacobian, outputs = vmap(jacrev(output, has_aux=True), (None, 0))(params, inputs)
     # The kernel squares the condition of the Jacobian: in single precision little would be left.
     return vmap(vmap(to_vector))(jacobian).double(), outputs.detach().double()
+
+
+def run_ntk_scrubbing(problem: Problem) -> Outcome:
+    """Move the weights as the linearised network would, with the problem's l2 for the weight decay.
+
+    Where the problem has none, 1e-3 is taken: some is needed. The noise that the authors add is left out.
+
+    Raises:
+        NotApplicable: If there are too many weights, examples and classes.
+    """
+    assumptions.check_jacobian(problem, "NTK scrubbing")
+    examples = list(problem.examples)
+    decay = problem.l2 or 1e-3
+    with applicable():
+        unlearned = ntk_scrub_unlearn(
+            problem.final_params,
+            problem.initial_params,
+            problem.model,
+            problem.inputs[examples],
+            nn.functional.one_hot(problem.labels[examples], problem.num_classes),
+            [place for place, example in enumerate(examples) if example in set(problem.forget)],
+            weight_decay=decay,
+            batch_size=problem.batch_size,
+        )
+    broken = []
+    if assumptions.linear_features(problem) is None:
+        broken.append("the network is not linear in its weights")
+    if not assumptions.loss_is(problem, assumptions.squared_loss):
+        broken.append("the loss is not squared")
+    if not problem.l2:
+        broken.append(f"weight decay of {decay:g} where training had none")
+    elif any(bool(p.any()) for p in problem.initial_params.values()):
+        broken.append("weight decay pulls to 0, not to w_0")
+    return problem.outcome(unlearned, (*broken, *assumptions.converged(problem)))

@@ -1,5 +1,6 @@
 r"""Second-order unlearning: remove the terms of Eq. 6 that contain the batch as well. Not in the paper."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.curvature import Loss, hessian_operator
+from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, gradient, to_vector
 
 
@@ -147,3 +150,40 @@ def _by_loss(losses: Sequence[Loss], forget: set[int]) -> list[_Batch]:
 def _pairs(later: Sequence[int], earlier: Sequence[int]) -> int:
     """Count the pairs (i of ``later``, j of ``earlier``) with j < i."""
     return sum(j < i for i in later for j in earlier)
+
+
+def run_second_order(problem: Problem) -> Outcome:
+    r"""Remove F from the first- and second-order terms of all steps.
+
+    Where others stay in a batch, its step is taken as one without F, of loss K, followed by what retraining
+    removes, of loss R. That brings in one product that no step has, :math:`\eta^2 H_R g_K` at w_0, which is
+    put back. A pass over part of a batch counts as one over all of it.
+    """
+    losses: list[Loss] = []
+    forget_steps: list[int] = []
+    for batch in problem.order:
+        kept, gone = problem.split(batch)
+        if kept:
+            losses.append(problem.mean_loss(kept))
+        if gone:
+            forget_steps.append(len(losses))
+            losses.append(problem.removed(batch))
+    eta, initial = problem.learning_rate, problem.initial_params
+    found = second_order_unlearn(problem.final_params, initial, losses, forget_steps, learning_rate=eta)
+    parts = Counter(batch for batch in problem.order if all(problem.split(batch)))
+    params = to_vector(found.params)
+    for batch, times in parts.items():
+        slope = to_vector(gradient(problem.mean_loss(problem.split(batch)[0]), initial))
+        params += times * eta**2 * hessian_operator(problem.removed(batch), initial)(slope)
+    # A gradient or product of R takes two passes, and the correction a gradient of K and a product of R.
+    cost = Cost(
+        gradients=found.cost.gradients + 2 * len(parts),
+        hvps=found.cost.hvps + 3 * len(parts),
+        stored_bytes=found.cost.stored_bytes,
+    )
+    broken = (
+        assumptions.batches_of_one(problem)
+        + assumptions.smooth(problem)
+        + assumptions.small_expansion(problem)
+    )
+    return problem.outcome(Unlearned(from_vector(params, found.params), cost), broken)

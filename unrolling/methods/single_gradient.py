@@ -1,10 +1,15 @@
 r"""Single-gradient unlearning (section 5.1) and the variant that section 8.3 prints."""
 
+from collections import Counter
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from unrolling._checks import InputError, check_integer, check_real
+from unrolling.methods import assumptions
+from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.problem import Outcome, Problem
 from unrolling.parameters import Params, add, gradient
 
 
@@ -59,3 +64,53 @@ def final_gradient_unlearn(
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     return add(final_params, gradient(forget_loss, final_params), eta)
+
+
+def run_single_gradient(problem: Problem) -> Outcome:
+    """Add back F's share of every step that saw some of it; shares of one batch are paid for once."""
+    times = Counter(problem.order[step] for step in problem.forget_steps)
+    shares = [(count, problem.share(batch)) for batch, count in times.items()]
+    unlearned = single_gradient_unlearn(
+        problem.final_params,
+        problem.initial_params,
+        lambda params: torch.stack([count * share(params) for count, share in shares]).sum(),
+        learning_rate=problem.learning_rate,
+    )
+    cost = Cost(
+        gradients=sum(len(problem.split(batch)[1]) for batch in times) / problem.batch_size,
+        hvps=0,
+        stored_bytes=sum(p.nbytes for p in problem.initial_params.values()),
+    )
+    broken = (
+        assumptions.batches_of_one(problem)
+        + assumptions.whole_batches(problem)
+        + assumptions.small_expansion(problem)
+    )
+    return problem.outcome(Unlearned(unlearned, cost), broken)
+
+
+def run_final_gradient(problem: Problem) -> Outcome:
+    """Add back, once for every example of F, its share of the first step that saw it, taken at w_t."""
+    seen: set[int] = set()
+    shares, examples = [], 0
+    for step in problem.forget_steps:
+        gone = problem.split(problem.order[step])[1]
+        if not seen.issuperset(gone):
+            shares.append(problem.share(problem.order[step]))
+            seen.update(gone)
+            examples += len(gone)
+    unlearned = final_gradient_unlearn(
+        problem.final_params,
+        lambda params: torch.stack([share(params) for share in shares]).sum(),
+        learning_rate=problem.learning_rate,
+    )
+    repeated = len(problem.forget_steps) > len(shares)
+    broken = (
+        assumptions.FOLLOWS_THE_TRAJECTORY
+        + assumptions.batches_of_one(problem)
+        + assumptions.whole_batches(problem)
+        + (("F was trained on more often than the one gradient accounts for",) if repeated else ())
+        + assumptions.small_expansion(problem)
+    )
+    cost = Cost(gradients=examples / problem.batch_size, hvps=0, stored_bytes=0)
+    return problem.outcome(Unlearned(unlearned, cost), broken)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.batches import BatchOrder
 from unrolling.methods.cost import Cost
+from unrolling.methods.problem import Model, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.training import LossFn, train
@@ -254,3 +255,46 @@ def _batch_order(examples: Sequence[int], recipe: SisaRecipe, shard: int, part: 
 
 def _num_bytes(checkpoints: Sequence[Sequence[State]]) -> int:
     return sum(value.nbytes for shard in checkpoints for state in shard for value in state.values())
+
+
+def run_sisa(problem: Problem, *, num_shards: int = 3, num_slices: int = 3) -> Outcome:
+    """Train an ensemble of its own on the same examples, and forget F from it.
+
+    M' is trained from scratch on the same assignment without F. Epochs per stage are such that about as many
+    examples are seen as by the problem's own training.
+    """
+    places = problem.examples
+    epochs = sum(map(len, problem.order)) / len(places)
+    with applicable():
+        dealt = assign_shards(len(places), num_shards, num_slices, seed=problem.seed)
+        assignment = tuple(tuple(tuple(places[i] for i in part) for part in shard) for shard in dealt)
+        recipe = SisaRecipe(
+            problem.loss_fn,
+            learning_rate=problem.learning_rate,
+            batch_size=problem.batch_size,
+            num_epochs=max(1, round(2 * epochs / (num_slices + 1))),
+            seed=problem.seed,
+        )
+        trained = sisa_train(problem.model, problem.inputs, problem.labels, assignment, recipe)
+        unlearned = sisa_unlearn(trained, problem.inputs, problem.labels, problem.forget)
+    without = tuple(tuple(problem.split(part)[0] for part in shard) for shard in assignment)
+    retrained = sisa_train(problem.model, problem.inputs, problem.labels, without, recipe)
+    # The checkpoints serve later requests; a reference that will serve none keeps only where it started.
+    start = sum(value.nbytes for value in problem.model.state_dict().values())
+    return Outcome(
+        trained=_as_model(trained),
+        unlearned=_as_model(unlearned),
+        retrained=_as_model(retrained),
+        cost=replace(unlearned.cost, stored_bytes=trained.cost.stored_bytes),
+        retraining=replace(retrained.cost, stored_bytes=start),
+    )
+
+
+def _as_model(sisa: Sisa) -> Model:
+    models = [as_model(model) for model in sisa.models]
+
+    def logits(inputs: Tensor) -> Tensor:
+        logs = torch.stack([model.logits(inputs).log_softmax(dim=1) for model in models])
+        return logs.logsumexp(dim=0) - math.log(len(models))
+
+    return Model({name: p.detach() for name, p in sisa.params.items()}, logits)
