@@ -407,6 +407,10 @@ def test_flags_are_computed_from_the_problem():
     assert assumptions.small_expansion(replace(clean, learning_rate=5.0))
     assert assumptions.strongly_convex(make("net")) == ("the loss is not known to be convex",)
     assert "strongly" in assumptions.strongly_convex(make(l2=0.0))[0]
+    assert "strongly" in assumptions.strongly_convex(make(loss_fn=squared, l2=0.0))[0]
+    assert "not known" in assumptions.strongly_convex(make(loss_fn=Objective("sd", 0.5), l2=0.0))[0]
+    relu = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    assert "the loss has kinks (ReLU)" in METHODS["single_gradient"].run(make(model=relu)).broken
     assert assumptions.quadratic(make(loss_fn=squared, l2=0.0)) == ()
     assert assumptions.quadratic(make())
     assert assumptions.few_forgotten(make()) == ()

@@ -55,8 +55,9 @@ def quadratic(problem: Problem) -> Flags:
 
 
 def strongly_convex(problem: Problem) -> Flags:
-    """A cross-entropy of one linear layer is convex, and strongly so with an l2 term."""
-    if linear_features(problem) is None or not loss_is(problem, cross_entropy):
+    """Cross-entropy and squared loss of one linear layer are convex, and strongly so with an l2 term."""
+    known = loss_is(problem, cross_entropy) or loss_is(problem, squared_loss)
+    if linear_features(problem) is None or not known:
         return ("the loss is not known to be convex",)
     return () if problem.l2 else ("without an l2 term the loss is not strongly convex",)
 
