@@ -316,6 +316,52 @@ def test_certified_removal_says_when_it_trains_anew():
     assert error(outcome) == 0
 
 
+def test_lipschitz_constant_holds_at_the_minimum():
+    problem = make(num_classes=3, order=BatchOrder((tuple(range(24)),) * 3000), learning_rate=0.3)
+    assert assumptions.converged(problem) == ()
+    longest, _ = assumptions.linear_features(problem).bound(problem.inputs)
+    lipschitz, _ = softmax_regression_constants(longest)
+    steepest = max(
+        norm(gradient(problem.mean_loss([i]), problem.final_params)) for i in range(len(problem.inputs))
+    )
+    assert 0.1 * lipschitz < steepest <= lipschitz
+
+
+def test_filtered_models_never_predict_the_forgotten_class():
+    problem = a_class("logistic")
+    outcome = METHODS["linear_filtration"].run(problem)
+    others = [0, 2]
+    for model in (outcome.unlearned, outcome.retrained):
+        logits = model.logits(problem.inputs)
+        assert bool((logits[:, 1] == -torch.inf).all())
+        assert bool(logits[:, others].isfinite().all())
+    own = outcome.unlearned.params
+    expected = problem.inputs @ own["weight"].T + own["bias"]
+    torch.testing.assert_close(outcome.unlearned.logits(problem.inputs)[:, others], expected)
+    torch.testing.assert_close(
+        outcome.retrained.logits(problem.inputs)[:, others],
+        problem.retrained(problem.inputs).detach()[:, others],
+    )
+    assert outcome.broken == ()
+    assert METHODS["linear_filtration"].run(PROBLEMS["class"]).broken
+
+
+def test_dp_sgd_unlearns_by_doing_nothing_and_says_what_its_guarantee_is_worth():
+    outcome = METHODS["dp_sgd"].run(a_class("net"))
+    same(outcome.trained, outcome.unlearned)
+    assert any("guarantee for 8 examples is empty" in flag for flag in outcome.broken)
+    assert any("l2" in flag for flag in outcome.broken)
+    plain = METHODS["dp_sgd"].run(make("net", l2=0.0, forget=(3,), loss_fn=Objective("cross_entropy")))
+    assert plain.broken == ()
+
+
+def test_amnesiac_methods_say_whom_they_undo_with_the_forgotten():
+    for name in ("amnesiac", "amnesiac_released"):
+        problem = make("net", order=BatchOrder(((0, 3, 1), (2, 4, 8, 0), (5, 6))))
+        assert METHODS[name].run(problem).broken[0] == "4 examples that stay are undone with F"
+        assert METHODS[name].run(whole_batch("net")).broken == assumptions.FOLLOWS_THE_TRAJECTORY
+
+
 # What is counted
 
 
@@ -361,6 +407,10 @@ def test_flags_are_computed_from_the_problem():
     assert assumptions.small_expansion(replace(clean, learning_rate=5.0))
     assert assumptions.strongly_convex(make("net")) == ("the loss is not known to be convex",)
     assert "strongly" in assumptions.strongly_convex(make(l2=0.0))[0]
+    assert "strongly" in assumptions.strongly_convex(make(loss_fn=squared, l2=0.0))[0]
+    assert "not known" in assumptions.strongly_convex(make(loss_fn=Objective("sd", 0.5), l2=0.0))[0]
+    relu = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    assert "the loss has kinks (ReLU)" in METHODS["single_gradient"].run(make(model=relu)).broken
     assert assumptions.quadratic(make(loss_fn=squared, l2=0.0)) == ()
     assert assumptions.quadratic(make())
     assert assumptions.few_forgotten(make()) == ()
@@ -384,6 +434,8 @@ def test_linear_features_have_the_logits_of_the_model():
     layer = torch.cat([model[2].weight, model[2].bias[:, None]], dim=1)
     torch.testing.assert_close(features @ layer.T, model(problem.inputs))
     assert assumptions.linear_features(make("net")) is None
+    dropout = make(model=nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2)).double())
+    assert assumptions.linear_features(dropout) is None
     longest = float(model[1](problem.inputs).norm(dim=1).max())
     bound, flags = assumptions.linear_features(problem).bound(problem.inputs)
     assert bound == pytest.approx(math.sqrt(longest**2 + 1))
@@ -444,6 +496,7 @@ def test_names_titles_and_sources():
     for method in METHODS.values():
         assert isinstance(method, Method)
         assert method.title
+        assert method.source
         assert "\n" not in method.title + method.source
         assert method.run.__doc__
 

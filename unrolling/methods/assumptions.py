@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from unrolling.losses import cross_entropy, half_squared_l2_norm
 from unrolling.methods.problem import NotApplicable, Problem
@@ -34,7 +36,7 @@ def whole_batches(problem: Problem) -> Flags:
 
 
 def small_expansion(problem: Problem) -> Flags:
-    r"""The terms that the expansion of section 5 leaves out shrink with :math:`\eta t \sigma_1`."""
+    r"""What the expansion of section 5 leaves out shrinks with :math:`\eta t \sigma_1`, to be below 1."""
     product = problem.learning_rate * len(problem.order) * problem.sigma
     return (f"eta t sigma is {product:.1f}, not small",) if product >= 1 else ()
 
@@ -53,14 +55,15 @@ def quadratic(problem: Problem) -> Flags:
 
 
 def strongly_convex(problem: Problem) -> Flags:
-    """A cross-entropy of one linear layer is convex, and strongly so with an l2 term."""
-    if linear_features(problem) is None or not loss_is(problem, cross_entropy):
+    """Cross-entropy and squared loss of one linear layer are convex, and strongly so with an l2 term."""
+    known = loss_is(problem, cross_entropy) or loss_is(problem, squared_loss)
+    if linear_features(problem) is None or not known:
         return ("the loss is not known to be convex",)
     return () if problem.l2 else ("without an l2 term the loss is not strongly convex",)
 
 
 def converged(problem: Problem) -> Flags:
-    """The gradient of the mean loss at the trained weights, relative to that at the initial ones."""
+    """The gradient of the mean loss at the end is to be below a hundredth of that at the start."""
     loss = problem.mean_loss(problem.examples)
     first, last = (norm(gradient(loss, w)) for w in (problem.initial_params, problem.final_params))
     ratio = last / first if first else 0.0
@@ -68,7 +71,7 @@ def converged(problem: Problem) -> Flags:
 
 
 def few_forgotten(problem: Problem) -> Flags:
-    """Methods that perturb the whole training set expect F to be a small part of it."""
+    """Methods that perturb the whole training set expect F to be a small part of it, at most a tenth here."""
     part = len(problem.forget) / len(problem.examples)
     return (f"F is {part:.0%} of the data, not a small part",) if part > 0.1 else ()
 
@@ -123,14 +126,16 @@ class LinearFeatures:
 def linear_features(problem: Problem) -> LinearFeatures | None:
     """Return what the only linear layer of the model sees, or None if the model is more than that.
 
-    The only weights must be those of a ``nn.Linear`` whose outputs are the logits.
+    The only weights must be those of a ``nn.Linear`` whose outputs are the logits, and what it sees must be
+    the same in training: no dropout or batch norm.
     """
     owners = [
         (name, module)
         for name, module in problem.model.named_modules()
         if [*module.parameters(recurse=False)]
     ]
-    if len(owners) != 1 or not isinstance(owners[0][1], nn.Linear):
+    changes = any(isinstance(module, (_BatchNorm, _DropoutNd)) for module in problem.model.modules())
+    if changes or len(owners) != 1 or not isinstance(owners[0][1], nn.Linear):
         return None
     ((name, layer),) = owners
     body: nn.Module = nn.Identity()

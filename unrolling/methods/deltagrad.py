@@ -132,8 +132,8 @@ def deltagrad_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, how the replay went, and its cost. That is the whole batch at exact steps, its forgotten
-        examples at the others, and the weights of all t steps.
+        New weights, and how the replay went. It costs the whole batch at exact steps, its forgotten examples
+        at the others, and the weights of all t steps.
 
     Raises:
         InputError: If ``forget`` is empty, not in ``order`` or all of it; or if at the first

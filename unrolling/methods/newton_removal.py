@@ -135,7 +135,7 @@ def newton_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, and their cost. It is a gradient and d products over the forgotten examples; H is stored.
+        New weights. They cost a gradient and d products over the forgotten examples; H is stored.
 
     Raises:
         InputError: If sizes do not fit, or :math:`\hat H` has an eigenvalue below ``strong_convexity``.

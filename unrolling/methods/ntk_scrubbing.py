@@ -64,8 +64,8 @@ def ntk_scrub_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights and their cost. It is a gradient per example and output, and w_0. The linear algebra is
-        not counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
+        New weights. They cost a gradient per example and output, and w_0. The linear algebra is not
+        counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
         weights, so this is for small sets.
 
     Raises:
