@@ -11,18 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from unrolling import (
-    BatchOrder,
+from unrolling import BatchOrder, make_generator
+from unrolling._checks import InputError
+from unrolling.densities import (
     WeightDensity,
     grid_over,
     largest_difference,
     log10_lipschitz_constant,
     log10_peak_density,
-    make_generator,
     orderings,
     weights_after,
 )
-from unrolling._checks import InputError
 
 
 def normal(*shape, seed=0):

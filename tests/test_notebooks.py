@@ -65,6 +65,16 @@ def test_a_good_notebook_has_no_problems():
     assert problems(canonical_text(good_notebook())) == []
 
 
+def test_a_stream_that_the_kernel_cut_is_joined():
+    whole, cut = good_notebook(), good_notebook()
+    checked = next(cell for cell in cut.cells if cell.get("outputs"))
+    checked.outputs = [new_output("stream", text=part) for part in "3\n"]
+    assert canonical_text(cut) == canonical_text(whole)
+    other = new_output("stream", name="stderr", text="3\n")
+    checked.outputs = [new_output("stream", text="3\n"), other]
+    assert canonical(cut).cells[cut.cells.index(checked)].outputs == checked.outputs
+
+
 def two_parameter_cells(notebook):
     notebook.cells[3].metadata.tags = ["parameters"]
 

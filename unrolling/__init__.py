@@ -55,51 +55,174 @@ from unrolling.methods.linear_propagation import linear_propagation_unlearn
 from unrolling.methods.second_order import second_order_unlearn
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
+# Methods of others (section 3.3)
+from unrolling.methods.amnesiac import (
+    AmnesiacLog,
+    ReleasedAmnesiacLog,
+    amnesiac_unlearn,
+    released_amnesiac_unlearn,
+)
+from unrolling.methods.certified_removal import (
+    CertifiedModel,
+    CertifiedRemoval,
+    RemovalSettings,
+    certified_removal,
+    train_certified,
+)
+from unrolling.methods.deltagrad import DeltaGradReplay, deltagrad_unlearn
+from unrolling.methods.dp_sgd import (
+    Private,
+    PrivatelyUnlearned,
+    dp_sgd_train,
+    dp_sgd_unlearn,
+    group_privacy,
+)
+from unrolling.methods.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
+from unrolling.methods.linear_filtration import Filtered, linear_filtration_unlearn
+from unrolling.methods.newton_removal import (
+    full_hessian,
+    gaussian_noise_scale,
+    newton_removal_bound,
+    newton_unlearn,
+)
+from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.sisa import (
+    Sisa,
+    SisaRecipe,
+    assign_shards,
+    sisa_probabilities,
+    sisa_train,
+    sisa_unlearn,
+    sisa_vote,
+)
+
+# Every method on a problem of one's own
+from unrolling.methods.problem import Method, Model, NotApplicable, Outcome, Problem
+from unrolling.methods.registry import register_method
+
+# Metrics of unlearning (section 3.2)
+from unrolling.metrics.leakage import (
+    EpsilonLowerBound,
+    WeightDivergence,
+    epsilon_lower_bound,
+    gaussian_weight_divergence,
+)
+from unrolling.metrics.likelihood_ratio import klom, likelihood_ratio_scores, logit_margin
+from unrolling.metrics.membership import ThresholdAttack, loss_threshold_attack, shadow_model_attack
+from unrolling.metrics.outputs import (
+    OutputDistance,
+    RelearnTime,
+    accuracy_gap,
+    output_distance,
+    relearn_time,
+)
+from unrolling.metrics.privacy_risk import modified_entropy, privacy_risk_score, privacy_risk_score_released
+from unrolling.metrics.roc import RocCurve, roc_curve, tpr_at_fpr
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmnesiacLog",
     "BatchOrder",
+    "CertifiedModel",
+    "CertifiedRemoval",
     "Cost",
     "Dataset",
+    "DeltaGradReplay",
+    "EpsilonLowerBound",
     "Expansion",
+    "Filtered",
+    "Method",
+    "Model",
+    "NotApplicable",
     "Objective",
+    "Outcome",
+    "OutputDistance",
+    "Private",
+    "PrivatelyUnlearned",
+    "Problem",
+    "RelearnTime",
+    "ReleasedAmnesiacLog",
+    "RemovalSettings",
+    "RocCurve",
+    "Sisa",
+    "SisaRecipe",
     "SpectralNorm",
+    "ThresholdAttack",
     "Unlearned",
     "UnlearningEstimate",
     "UnlearningTracker",
+    "WeightDivergence",
     "WeightLog",
     "accuracy",
+    "accuracy_gap",
+    "amnesiac_unlearn",
+    "assign_shards",
     "batch_loss",
     "build_model",
+    "certified_removal",
     "collapse_gamma",
     "copy_for_retraining",
     "cross_entropy",
     "delta_bound",
+    "deltagrad_unlearn",
+    "diagonal_fisher",
+    "dp_sgd_train",
+    "dp_sgd_unlearn",
     "epsilon_bound",
+    "epsilon_lower_bound",
     "expand_sgd",
     "final_gradient_unlearn",
+    "fisher_scrub_unlearn",
+    "full_hessian",
     "gamma_from_released",
+    "gaussian_noise_scale",
+    "gaussian_weight_divergence",
+    "group_privacy",
     "half_squared_l2_norm",
     "hvp",
     "kl_divergence_bound",
+    "klom",
     "l2_norm",
+    "likelihood_ratio_scores",
+    "linear_filtration_unlearn",
     "linear_propagation_unlearn",
     "load_dataset",
     "logit_hessian_penalty",
+    "logit_margin",
     "logit_std",
+    "loss_threshold_attack",
     "make_batch_order",
     "make_generator",
+    "modified_entropy",
+    "newton_removal_bound",
+    "newton_unlearn",
+    "ntk_scrub_unlearn",
+    "output_distance",
+    "privacy_risk_score",
+    "privacy_risk_score_released",
+    "register_method",
+    "relearn_time",
+    "released_amnesiac_unlearn",
+    "roc_curve",
     "sd_loss",
     "sd_loss_released",
     "second_order_unlearn",
     "seeded",
     "sgd_step",
+    "shadow_model_attack",
     "single_gradient_unlearn",
+    "sisa_probabilities",
+    "sisa_train",
+    "sisa_unlearn",
+    "sisa_vote",
     "snapshot",
     "targeted_unlearning_error",
     "top_singular_value",
     "total_variation_bound",
+    "tpr_at_fpr",
     "train",
+    "train_certified",
     "unlearning_error",
     "unlearning_error_corrected",
     "verification_error",

@@ -57,13 +57,25 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
                 metadata=metadata,
                 id=name,
                 execution_count=cell.execution_count if kept else None,
-                outputs=cell.outputs if kept else [],
+                outputs=_joined(cell.outputs) if kept else [],
             )
         else:
             clean = nbformat.v4.new_markdown_cell(source, metadata=metadata, id=name)
         cells.append(clean)
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join what was printed: where a kernel cuts its stream is chance."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" == last.get("output_type") and output.name == last["name"]:
+            output = nbformat.v4.new_output("stream", name=output.name, text=last["text"] + output.text)
+            joined.pop()
+        joined.append(output)
+    return joined
 
 
 def _cell_id(kind: str, source: str, repeat: int) -> str:

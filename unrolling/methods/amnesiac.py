@@ -71,7 +71,7 @@ def amnesiac_unlearn(final_params: Params, log: AmnesiacLog) -> Unlearned:
         log: What watched all of it.
 
     Returns:
-        New weights, and their cost: no gradients, and a second copy of the weights.
+        New weights. They cost no gradients, and a second copy of the weights.
     """
     unlearned = add(final_params, log.updates, -1.0)
     return Unlearned(unlearned, Cost(gradients=0, hvps=0, stored_bytes=_num_bytes(log.updates)))
@@ -130,8 +130,8 @@ def released_amnesiac_unlearn(
         learning_rate: :math:`\eta`, constant over the steps.
 
     Returns:
-        New weights, and their cost: a gradient per logged step, taken during training, and a second copy of
-        the weights.
+        New weights. They cost a gradient per logged step, taken during training, and a second copy of the
+        weights.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     unlearned = add(final_params, log.gradients, eta)

@@ -4,10 +4,14 @@ The checks return what does *not* hold, in a few words each, and nothing if all 
 """
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from unrolling.losses import cross_entropy, half_squared_l2_norm
 from unrolling.methods.problem import NotApplicable, Problem
@@ -32,7 +36,7 @@ def whole_batches(problem: Problem) -> Flags:
 
 
 def small_expansion(problem: Problem) -> Flags:
-    r"""The terms that the expansion of section 5 leaves out shrink with :math:`\eta t \sigma_1`."""
+    r"""What the expansion of section 5 leaves out shrinks with :math:`\eta t \sigma_1`, to be below 1."""
     product = problem.learning_rate * len(problem.order) * problem.sigma
     return (f"eta t sigma is {product:.1f}, not small",) if product >= 1 else ()
 
@@ -51,14 +55,15 @@ def quadratic(problem: Problem) -> Flags:
 
 
 def strongly_convex(problem: Problem) -> Flags:
-    """A cross-entropy of one linear layer is convex, and strongly so with an l2 term."""
-    if linear_features(problem) is None or not loss_is(problem, cross_entropy):
+    """Cross-entropy and squared loss of one linear layer are convex, and strongly so with an l2 term."""
+    known = loss_is(problem, cross_entropy) or loss_is(problem, squared_loss)
+    if linear_features(problem) is None or not known:
         return ("the loss is not known to be convex",)
     return () if problem.l2 else ("without an l2 term the loss is not strongly convex",)
 
 
 def converged(problem: Problem) -> Flags:
-    """The gradient of the mean loss at the trained weights, relative to that at the initial ones."""
+    """The gradient of the mean loss at the end is to be below a hundredth of that at the start."""
     loss = problem.mean_loss(problem.examples)
     first, last = (norm(gradient(loss, w)) for w in (problem.initial_params, problem.final_params))
     ratio = last / first if first else 0.0
@@ -66,7 +71,7 @@ def converged(problem: Problem) -> Flags:
 
 
 def few_forgotten(problem: Problem) -> Flags:
-    """Methods that perturb the whole training set expect F to be a small part of it."""
+    """Methods that perturb the whole training set expect F to be a small part of it, at most a tenth here."""
     part = len(problem.forget) / len(problem.examples)
     return (f"F is {part:.0%} of the data, not a small part",) if part > 0.1 else ()
 
@@ -88,19 +93,49 @@ def squared_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits - nn.functional.one_hot(labels, logits.shape[1])).square().sum(dim=1).mean() / 2
 
 
-def linear_features(problem: Problem) -> Callable[[Tensor], Tensor] | None:
+@dataclass(frozen=True)
+class LinearFeatures:
+    """What the only linear layer of a model sees.
+
+    Attributes:
+        body: All of the model but that layer; it has no weights.
+        bias: Whether the layer has a bias, which is then the weight of a last feature of 1.
+    """
+
+    body: nn.Module
+    bias: bool
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the features, shape (batch, d)."""
+        with torch.no_grad():
+            found = self.body(inputs)
+        return torch.cat([found, torch.ones_like(found[:, :1])], dim=1) if self.bias else found
+
+    def bound(self, inputs: Tensor) -> tuple[float, Flags]:
+        """Return B, at least the norm of every feature vector, and a flag if it took a look at the data.
+
+        Of inputs in the unit ball it is supposed that they were known to be.
+        """
+        with torch.no_grad():
+            longest = float(self.body(inputs).norm(dim=1).max())
+        known = longest <= 1 + 4 * torch.finfo(inputs.dtype).eps
+        flags = () if known else (f"the bound {longest:.3g} on the inputs was found by looking at them",)
+        return math.hypot(max(1.0, longest), self.bias), flags
+
+
+def linear_features(problem: Problem) -> LinearFeatures | None:
     """Return what the only linear layer of the model sees, or None if the model is more than that.
 
-    Returns:
-        From inputs to features (batch, d), with a column of ones at the end if the layer has a bias. None
-        unless the only weights are those of a ``nn.Linear`` whose outputs are the logits.
+    The only weights must be those of a ``nn.Linear`` whose outputs are the logits, and what it sees must be
+    the same in training: no dropout or batch norm.
     """
     owners = [
         (name, module)
         for name, module in problem.model.named_modules()
         if [*module.parameters(recurse=False)]
     ]
-    if len(owners) != 1 or not isinstance(owners[0][1], nn.Linear):
+    changes = any(isinstance(module, (_BatchNorm, _DropoutNd)) for module in problem.model.modules())
+    if changes or len(owners) != 1 or not isinstance(owners[0][1], nn.Linear):
         return None
     ((name, layer),) = owners
     body: nn.Module = nn.Identity()
@@ -112,17 +147,11 @@ def linear_features(problem: Problem) -> Callable[[Tensor], Tensor] | None:
     with torch.no_grad(), training_mode(problem.model, False):
         if not torch.allclose(layer(body(problem.inputs)), problem.model(problem.inputs)):
             return None
-
-    def features(inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = body(inputs)
-        return torch.cat([found, torch.ones_like(found[:, :1])], dim=1) if layer.bias is not None else found
-
-    return features
+    return LinearFeatures(body, layer.bias is not None)
 
 
-def convex_features(problem: Problem, method: str) -> Callable[[Tensor], Tensor]:
-    """Return :func:`linear_features` of a regularised softmax regression; refuse anything else.
+def convex_features(problem: Problem, method: str) -> LinearFeatures:
+    """Return the features of a regularised softmax regression; refuse anything else.
 
     Raises:
         NotApplicable: If the loss is not cross-entropy plus an l2 term of one linear layer.

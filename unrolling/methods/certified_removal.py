@@ -73,7 +73,7 @@ class RemovalSettings:
 
     @property
     def budget(self) -> float:
-        r"""The gradient residual that the noise hides: :math:`\sigma \epsilon / c`, Theorem 3.
+        r"""The gradient residual :math:`\sigma \epsilon / c` that the noise hides, Theorem 3.
 
         There :math:`\delta = 1.5 e^{-c^2 / 2}`.
         """
@@ -300,7 +300,7 @@ def run_certified_removal(
         raise NotApplicable(f"certified removal is for two classes here, got {problem.num_classes}.")
     examples = list(problem.examples)
     x = features(problem.inputs[examples]).double()
-    bound = max(1.0, float(x.norm(dim=1).max()))
+    bound, looked = features.bound(problem.inputs[examples])
     x, y = x / bound, 2 * problem.labels[examples].double() - 1
     settings = RemovalSettings(
         l2=problem.l2 / (2 * bound**2), noise_scale=noise_scale, epsilon=epsilon, delta=delta
@@ -327,9 +327,7 @@ def run_certified_removal(
         return Model(params, logits)
 
     size = int(kept.sum()) / problem.batch_size
-    broken = []
-    if bound > 1:
-        broken.append(f"inputs are divided by {bound:.3g}, found by looking at them")
+    broken = [*looked]
     if found.retrained:
         broken.append("the noise does not cover the Newton step: trained anew instead")
     return Outcome(

@@ -100,7 +100,7 @@ def deltagrad_unlearn(
               \hat G_k = G_k + B s
 
     B is the BFGS matrix of the last pairs (s, y), where y is the change of the batch's gradient over s; see
-    :func:`bfgs_product`. Exact steps supply the pairs: with k counted from the first step that saw F, those
+    ``bfgs_product``. Exact steps supply the pairs: with k counted from the first step that saw F, those
     with :math:`k \le j_0` and every :math:`T_0`-th after. Full-batch gradient descent is an order of full
     batches.
 
@@ -132,7 +132,7 @@ def deltagrad_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, how the replay went, and its cost: the whole batch at exact steps, its forgotten examples
+        New weights, and how the replay went. It costs the whole batch at exact steps, its forgotten examples
         at the others, and the weights of all t steps.
 
     Raises:

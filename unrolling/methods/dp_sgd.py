@@ -213,7 +213,7 @@ def run_dp_sgd(
             noise_multiplier=noise_multiplier,
             clipping_norm=clipping_norm,
             delta=delta,
-            generator=make_generator(problem.seed, "dp-sgd", name),
+            generator=make_generator(problem.seed, "dp-sgd", name, device=problem.inputs.device),
         )
 
     with applicable():

@@ -79,8 +79,8 @@ def fisher_scrub_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights and their cost: a gradient per retained example and class, and one per retained example
-        for the Newton step; nothing stored.
+        New weights. They cost a gradient per retained example and class, and one per retained example for
+        the Newton step; nothing is stored.
 
     Raises:
         InputError: If an entry of F plus damping is zero, or a number is out of range.

@@ -115,7 +115,7 @@ def linear_filtration_unlearn(
 
     Returns:
         All trainable weights with the last layer replaced, the condition number of the class means, and the
-        cost: n forward passes, counted as gradients (an upper bound), and nothing stored.
+        cost. That is n forward passes, counted as gradients (an upper bound), and nothing stored.
 
     Raises:
         InputError: If the model does not end in a linear layer, a class has no examples, or the class means

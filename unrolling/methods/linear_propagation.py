@@ -50,8 +50,8 @@ def linear_propagation_unlearn(
         learning_rate: :math:`\eta`, constant over the steps.
 
     Returns:
-        New weights, and their cost: a gradient per forgotten step, a product per kept step after the first
-        of them, and the weights of all t steps, as nobody knows beforehand which will be forgotten.
+        New weights. They cost a gradient per forgotten step, a product per kept step after the first of
+        them, and the weights of all t steps, as nobody knows beforehand which will be forgotten.
 
     Raises:
         InputError: If ``forget_steps`` is empty or names a step that ``trajectory`` does not have.

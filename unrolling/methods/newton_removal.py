@@ -25,7 +25,7 @@ def full_hessian(loss: Loss, params: Params) -> Tensor:
 
     Args:
         loss: ``loss(params) -> scalar``; for :func:`newton_unlearn` the mean over all training examples.
-        params: Where to take it, the minimiser; rows follow :func:`~unrolling.parameters.to_vector`.
+        params: Where to take it, the minimiser; rows follow ``unrolling.parameters.to_vector``.
     """
     return _slope_and_hessian(loss, params)[1]
 
@@ -135,7 +135,7 @@ def newton_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights, and their cost: a gradient and d products over the forgotten examples; H is stored.
+        New weights. They cost a gradient and d products over the forgotten examples; H is stored.
 
     Raises:
         InputError: If sizes do not fit, or :math:`\hat H` has an eigenvalue below ``strong_convexity``.
@@ -208,8 +208,8 @@ def softmax_regression_constants(longest: float) -> tuple[float, float]:
 def run_newton_removal(problem: Problem, *, epsilon: float = 1.0, delta: float = 1e-4) -> Outcome:
     r"""Take the same softmax regression to its minimum, and remove F by a Newton step and noise.
 
-    The constants are those of :func:`softmax_regression_constants` with the largest norm in the data for B,
-    and :math:`\lambda` is the problem's l2. M, M'' and M' all carry the same draw of the noise, so that their
+    The constants are those of :func:`softmax_regression_constants` and
+    :math:`\lambda` is the problem's l2. M, M'' and M' all carry the same draw of the noise, so that their
     distances are those of the points which the noise is to hide.
 
     Raises:
@@ -226,7 +226,7 @@ def run_newton_removal(problem: Problem, *, epsilon: float = 1.0, delta: float =
         problem.mean_loss(problem.retained), problem.final_params
     )
 
-    longest = float(features(problem.inputs[list(problem.examples)]).norm(dim=1).max())
+    longest, looked = features.bound(problem.inputs[list(problem.examples)])
     lipschitz, hessian_lipschitz = softmax_regression_constants(longest)
     shift = newton_removal_bound(
         num_examples=n,
@@ -252,7 +252,7 @@ def run_newton_removal(problem: Problem, *, epsilon: float = 1.0, delta: float =
         name: torch.randn(p.shape, dtype=p.dtype, generator=generator).to(p.device)
         for name, p in minimum.items()
     }
-    broken = [f"inputs are bounded by {longest:.3g}, found by looking at them"]
+    broken = [*looked]
     if scale > float(to_vector(minimum).abs().max()):
         broken.append(f"noise of {scale:.1e} per weight hides the shift, and the model")
     part = (n - m) / problem.batch_size

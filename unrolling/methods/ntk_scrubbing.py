@@ -49,7 +49,7 @@ def ntk_scrub_unlearn(
     with the gradients of all outputs on S as the columns of :math:`G_S`. So it is exact where the network is
     linear in w, the loss squared, the weight decay *towards* :math:`w_0`, and training has converged. For
     networks trained otherwise it is a heuristic. The authors then add noise, see
-    :func:`~unrolling.methods.fisher_scrubbing.fisher_scrub_unlearn`.
+    :func:`~unrolling.fisher_scrub_unlearn`.
 
     Args:
         final_params: Weights w_t after training.
@@ -64,7 +64,7 @@ def ntk_scrub_unlearn(
         batch_size: Examples of one gradient equivalent.
 
     Returns:
-        New weights and their cost: a gradient per example and output, and w_0. The linear algebra is not
+        New weights. They cost a gradient per example and output, and w_0. The linear algebra is not
         counted: it takes :math:`O((n c)^2 |w| + (n c)^3)` operations and the memory of n c copies of the
         weights, so this is for small sets.
 

@@ -183,7 +183,7 @@ class Problem:
 
     @cached_property
     def retrained(self) -> nn.Module:
-        """M': the same training without F, which is removed in place from every batch."""
+        """M', trained in the same way without F, which is removed in place from every batch."""
         model = copy.deepcopy(self.model)
         self.fit(model, self.retraining_order)
         return model
@@ -212,7 +212,7 @@ class Problem:
 
     @cached_property
     def batch_size(self) -> int:
-        """Examples of the largest step: of one gradient equivalent."""
+        """Examples of the largest step, which are one gradient equivalent."""
         return max(len(batch) for batch in self.order)
 
     @cached_property
@@ -222,7 +222,7 @@ class Problem:
 
     @cached_property
     def retraining_order(self) -> BatchOrder:
-        """The order of M': F removed in place; steps of which nothing is left vanish."""
+        """The order of M' has F removed in place; steps of which nothing is left vanish."""
         steps = (self.split(batch)[0] for batch in self.order)
         return BatchOrder(tuple(kept for kept in steps if kept))
 
@@ -309,7 +309,7 @@ class Problem:
 
     @cached_property
     def retraining(self) -> Cost:
-        """The cost of M': a gradient over every batch without F, and w_0."""
+        """The cost of M', a gradient over every batch without F, and w_0."""
         return Cost(
             gradients=sum(map(len, self.retraining_order)) / self.batch_size,
             hvps=0,

@@ -20,11 +20,13 @@ METHODS: dict[str, Method] = {
     "retrain": Method(
         "train again without the data: M', what all others are measured against", "section 3.1", run_retrain
     ),
-    "nothing": Method("keep the trained model: the baseline that the paper does not report", "", run_nothing),
+    "nothing": Method(
+        "keep the trained model: the baseline that the paper does not report", "baseline", run_nothing
+    ),
     "single_gradient": Method("add back the gradients taken at w_0", "section 5.1", run_single_gradient),
     "final_gradient": Method("add back one gradient taken at w_t", "section 8.3", run_final_gradient),
     "second_order": Method(
-        "also remove the data's terms of Eq. 6, with Hessians at w_0", "not published", run_second_order
+        "also remove the data's terms of Eq. 6, with Hessians at w_0", "not in the paper", run_second_order
     ),
     "linear_propagation": Method(
         "carry the removal to first order along the stored trajectory",

@@ -84,6 +84,7 @@ def run_single_gradient(problem: Problem) -> Outcome:
     broken = (
         assumptions.batches_of_one(problem)
         + assumptions.whole_batches(problem)
+        + assumptions.smooth(problem)
         + assumptions.small_expansion(problem)
     )
     return problem.outcome(Unlearned(unlearned, cost), broken)
@@ -109,6 +110,7 @@ def run_final_gradient(problem: Problem) -> Outcome:
         assumptions.FOLLOWS_THE_TRAJECTORY
         + assumptions.batches_of_one(problem)
         + assumptions.whole_batches(problem)
+        + assumptions.smooth(problem)
         + (("F was trained on more often than the one gradient accounts for",) if repeated else ())
         + assumptions.small_expansion(problem)
     )

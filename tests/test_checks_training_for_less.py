@@ -1,0 +1,76 @@
+"""S01 to S03 on made-up traces whose answer is known."""
+
+import numpy as np
+import pytest
+
+from unrolling.experiments.checks import training_for_less as checks
+from unrolling.store import Record
+
+STEPS = np.arange(15, 151, 15)  # five epochs of 30
+
+
+def records(e, accuracy=lambda t, seed: t / 200 + seed / 1000, settings=2):
+    """Two settings, three seeds; e and accuracy as functions of step (and seed)."""
+    return [
+        Record(
+            config={"dataset": "digits", "model": f"model-{number}", "seed": seed},
+            data={"name": "digits", "fingerprint": "0"},
+            result={
+                "trace": {
+                    "step": STEPS.tolist(),
+                    "e": [float(e(t)) for t in STEPS],
+                    "accuracy": [float(accuracy(t, seed)) for t in STEPS],
+                },
+                "steps_per_epoch": 30,
+            },
+            provenance={},
+        )
+        for number in range(settings)
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("e", "verdict"),
+    [
+        (lambda t: 3 * t, "reproduced"),
+        (lambda t: t**4, "partly"),  # it rises
+        (lambda t: np.sin(t), "contradicted"),
+    ],
+)
+def test_a_straight_line_is_told_from_a_bent_one(e, verdict):
+    assert checks.unlearning_error_grows_linearly(records(e)).verdict == verdict
+
+
+def test_the_parabola_of_the_reason_is_that_of_the_recorded_steps():
+    reason = checks.unlearning_error_grows_linearly(records(lambda t: t**2)).reason
+    r_squared = np.corrcoef(STEPS, STEPS**2)[0, 1] ** 2
+    assert f"parabola t^2 has {r_squared:.2f}" in reason
+    assert f"between {r_squared:.3f} and {r_squared:.3f}" in reason
+
+
+def test_proportional_growth_leaves_a_half_and_a_parabola_a_quarter():
+    line = checks.fewer_steps_lower_the_error_in_proportion(records(lambda t: 3 * t))
+    bent = checks.fewer_steps_lower_the_error_in_proportion(records(lambda t: t**2))
+    assert (line.verdict, line.value) == ("reproduced", pytest.approx(0.5))
+    assert (bent.verdict, bent.value) == ("contradicted", pytest.approx(0.25))
+    assert "0 of 8 cases" in bent.reason  # two settings, epochs 2 to 5
+    assert "More than half" in bent.reason
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [
+        (lambda t, seed: t / 200 + seed / 1000, "reproduced"),
+        (lambda t, seed: t / 20000 + seed / 100, "partly"),  # a gain of 0.6 points, seeds a point apart
+        (lambda t, seed: 1 - t / 200, "contradicted"),
+    ],
+)
+def test_a_gain_counts_if_it_exceeds_the_spread_over_seeds(accuracy, verdict):
+    found = checks.fewer_steps_cost_accuracy(records(lambda t: t, accuracy))
+    assert found.verdict == verdict
+
+
+def test_the_gain_is_that_from_one_epoch_to_five():
+    found = checks.fewer_steps_cost_accuracy(records(lambda t: t))
+    assert found.value == pytest.approx(100 * (150 - 30) / 200)
