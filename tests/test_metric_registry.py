@@ -94,7 +94,7 @@ def test_distances_of_weights_in_closed_form():
     nothing = [math.hypot(x + 8, 8) for x in (0.0, 3.0, 9.0)]
     assert value("verification_error_relative", case) == pytest.approx([4 / v for v in nothing])
     # mean distances of a retrained model to the two others: (3 + 9) / 2, (3 + 6) / 2, (9 + 6) / 2
-    assert value("verification_error_over_floor", case) == pytest.approx([4 / 6, 4 / 4.5, 4 / 7.5])
+    assert value("verification_error_by_floor", case) == pytest.approx([4 / 6, 4 / 4.5, 4 / 7.5])
     assert value("kl_noisy", case) == pytest.approx([4**2 / (2 * 0.5**2)] * 3)
 
 
@@ -252,7 +252,7 @@ def test_relearning_that_does_not_end_is_undefined():
 @pytest.mark.parametrize(
     ("name", "num_seeds", "words"),
     [
-        ("verification_error_over_floor", 1, "needs 2 seeds"),
+        ("verification_error_by_floor", 1, "needs 2 seeds"),
         ("kl_fitted", 7, "needs 8 seeds"),
         ("shadow_models", 1, "needs 2 seeds, for shadow models; there are 1"),
         ("lira", 2, "needs 3 seeds"),

@@ -342,7 +342,7 @@ METRICS: dict[str, Metric] = {
         "v, l2 distance to the retrained weights", "weights", 0, _verification_errors
     ),
     "verification_error_relative": Metric("v over v of doing nothing", "weights", 0, _relative_to_nothing),
-    "verification_error_over_floor": Metric(
+    "verification_error_by_floor": Metric(
         "v over the distance between models retrained with different seeds", "weights", 0, _relative_to_seeds
     ),
     "kl_noisy": Metric(
