@@ -115,3 +115,14 @@ def test_k04_would_hold_for_another_cost(monkeypatch):
 
     patch(monkeypatch, "forgetting_share", another)
     assert run("K04").verdict == "reproduced"
+
+
+def test_shards_cost_accuracy_on_the_digits():
+    found = run("K05")
+    assert found.verdict == "reproduced"
+    assert -1 <= found.value <= -0.8
+
+
+def test_accuracies_in_the_other_order_contradict_the_claim(monkeypatch):
+    patch(monkeypatch, "assign_shards", lambda original, n, s, r, *, seed: original(n, 21 - s, r, seed=seed))
+    assert run("K05").verdict == "contradicted"

@@ -92,6 +92,13 @@ def test_a_check_that_needs_no_runs_decides_its_claim(registry):
     assert entry == Entry(find_claim(CLAIM), "partly", "Both held.", HALF, "any", (), "a_page")
 
 
+def test_what_a_check_computes_at_a_small_scale_does_not_decide_a_claim_about_the_papers(registry):
+    register(PAPER_CLAIM, HELD, profile="quick")
+    (entry,) = evaluate([PAPER_CLAIM])
+    assert (entry.verdict, entry.profile, entry.finding) == ("not yet run", "quick", HELD)
+    assert "The quick profile alone would say reproduced" in entry.reason
+
+
 def test_a_claim_has_one_check(registry):
     register(CLAIM, HELD)
     with pytest.raises(InputError, match=f"claim {CLAIM} has a check already"):

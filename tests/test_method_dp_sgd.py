@@ -1,6 +1,5 @@
 """DP-SGD against a loop over examples, and its accounts against the Gaussian mechanism in closed form."""
 
-import importlib.util
 import itertools
 import math
 import sys
@@ -18,9 +17,6 @@ from unrolling._checks import InputError, UnrollingError
 from unrolling.methods.dp_sgd import dp_sgd_train, dp_sgd_unlearn, group_privacy
 from unrolling.parameters import distance, to_vector
 
-needs_opacus = pytest.mark.skipif(
-    importlib.util.find_spec("opacus") is None, reason="Opacus is not installed: pip install opacus"
-)
 OPTIONS = {
     "learning_rate": 0.3,
     "batch_size": 6,
@@ -55,7 +51,6 @@ def gaussian_epsilon(delta, mu):
     return brentq(lambda epsilon: gaussian_delta(epsilon, mu) - delta, 0, 100)
 
 
-@needs_opacus
 def test_without_noise_it_is_sgd_on_clipped_gradients_of_single_examples():
     model, (inputs, labels) = net(), data()
     found = train(model, inputs, labels, noise_multiplier=0)
@@ -77,7 +72,6 @@ def test_without_noise_it_is_sgd_on_clipped_gradients_of_single_examples():
     assert found.epsilon == math.inf
 
 
-@needs_opacus
 def test_a_step_without_examples_is_noise_of_the_stated_size():
     model = nn.Linear(200, 50).double()
     inputs, labels = torch.ones(24, 200, dtype=torch.float64), torch.zeros(24, dtype=torch.int64)
@@ -99,7 +93,6 @@ def test_a_step_without_examples_is_noise_of_the_stated_size():
     assert abs(float(noise.mean())) < 5 / len(noise) ** 0.5
 
 
-@needs_opacus
 @pytest.mark.parametrize(("noise", "steps"), [(1.0, 1), (4.0, 10), (20.0, 100)])
 def test_with_all_examples_in_every_step_epsilon_bounds_the_gaussian_mechanism_closely(noise, steps):
     inputs, labels = data(8)
@@ -110,7 +103,6 @@ def test_with_all_examples_in_every_step_epsilon_bounds_the_gaussian_mechanism_c
     assert exact <= found.epsilon <= 1.15 * exact
 
 
-@needs_opacus
 @pytest.mark.parametrize(("batch_size", "noise"), [(6, 1.0), (2, 0.7)])
 def test_with_sampling_epsilon_bounds_the_exact_curve_of_one_step(batch_size, noise):
     """One example, clipped to norm 1: N(0, s^2) without it, (1 - q) N(0, s^2) + q N(1, s^2) with it."""
@@ -136,7 +128,6 @@ def test_with_sampling_epsilon_bounds_the_exact_curve_of_one_step(batch_size, no
     assert found.epsilon < everything  # sampling amplifies privacy
 
 
-@needs_opacus
 def test_noise_and_batches_come_from_the_generator_alone():
     inputs, labels = data()
     model = net()
@@ -149,7 +140,6 @@ def test_noise_and_batches_come_from_the_generator_alone():
     assert distance(train(model, inputs, labels, seed=1).params, first.params) > 0.1
 
 
-@needs_opacus
 def test_the_initial_model_is_left_alone():
     model, (inputs, labels) = net(), data()
     model.eval()
@@ -161,7 +151,6 @@ def test_the_initial_model_is_left_alone():
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
 
 
-@needs_opacus
 def test_unlearning_changes_nothing_costs_nothing_and_states_the_guarantee_of_the_group():
     inputs, labels = data()
     trained = train(net(), inputs, labels, noise_multiplier=5.0)
@@ -200,7 +189,6 @@ def test_batch_norm_is_refused_with_what_to_do():
         train(model, inputs, labels)
 
 
-@needs_opacus
 def test_the_replacement_that_the_message_names_works():
     from opacus.validators import ModuleValidator
 
@@ -209,7 +197,6 @@ def test_the_replacement_that_the_message_names_works():
     assert train(model, inputs, labels).epsilon > 0
 
 
-@needs_opacus
 def test_other_layers_without_gradients_per_example_are_refused():
     inputs, labels = data()
     model = nn.Sequential(nn.Linear(3, 4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True))

@@ -321,7 +321,7 @@ def _add_claims(verbs: Any) -> None:
         "  unrolling claims                     the whole ledger\n"
         "  unrolling claims T03 T07             two claims, with reasons\n"
         "  unrolling claims --verdict contradicted\n\n"
-        "Nothing is trained: a claim about runs is checked on the stored ones, see 'unrolling run'.",
+        "No run is made: a claim about runs is checked on the stored ones, see 'unrolling run'.",
     )
     parser.add_argument("ids", nargs="*", metavar="ID", help="claims (default: all)")
     parser.add_argument("--verdict", choices=VERDICTS, help="only those with this verdict")

@@ -35,13 +35,19 @@ class Check(NamedTuple):
     page: str
     experiment: str | None = None
     part: str | None = None
+    profile: str = "any"
 
 
 _CHECKS: dict[str, Check] = {}
 
 
 def check(
-    id: str, *, page: str, experiment: str | None = None, part: str | None = None
+    id: str,
+    *,
+    page: str,
+    experiment: str | None = None,
+    part: str | None = None,
+    profile: str = "any",
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register a function as the check of a claim.
 
@@ -50,13 +56,14 @@ def check(
         page: The notebook that discusses it, without ending.
         experiment: The experiment whose runs the function takes, as a list of records; none if it takes none.
         part: The grid of that experiment.
+        profile: Of a check that takes no runs, the profile whose scale it computes at, where that matters.
     """
     find_claim(id)
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
         if id in _CHECKS:
             raise InputError(f"claim {id} has a check already: {_CHECKS[id].function.__qualname__}.")
-        _CHECKS[id] = Check(function, page, experiment, part)
+        _CHECKS[id] = Check(function, page, experiment, part, profile)
         return function
 
     return register
@@ -97,7 +104,7 @@ def _evaluate(claim: Claim, profiles: Sequence[str]) -> Entry:
     if found is None:
         return Entry(claim, "not yet run", "No check has been written for it yet.")
     if found.experiment is None:
-        return _entry(claim, found, found.function(), "any", ())
+        return _entry(claim, found, found.function(), found.profile, ())
     for profile in profiles:
         records = _records(found, profile)
         if records:

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from unrolling.batches import make_batch_order
@@ -13,7 +15,14 @@ from unrolling.data import load_dataset
 from unrolling.experiments.ledger import check
 from unrolling.losses import Objective
 from unrolling.methods.single_gradient import single_gradient_unlearn
-from unrolling.methods.sisa import Sisa, SisaRecipe, assign_shards, sisa_train, sisa_unlearn
+from unrolling.methods.sisa import (
+    Sisa,
+    SisaRecipe,
+    assign_shards,
+    sisa_probabilities,
+    sisa_train,
+    sisa_unlearn,
+)
 from unrolling.models import build_model
 from unrolling.paper import Finding
 from unrolling.parameters import Params, batch_loss, snapshot
@@ -212,3 +221,34 @@ def least_size(num_steps: int) -> int:
     """
     k = math.isqrt(2 * num_steps)
     return k if k * (k + 1) > 2 * num_steps else k + 1
+
+
+@check("K05", page=PAGE, profile="quick")
+def more_shards_lower_the_accuracy() -> Finding:
+    """Train ensembles of 1 to 20 shards on the digits, an epoch costing the same for all, and rank them."""
+    data = load_dataset("digits")
+    inputs, labels = data.train_inputs.double(), data.train_labels
+    numbers, seeds = (1, 2, 5, 10, 20), range(3)
+
+    def accuracy(num_shards: int, seed: int) -> float:
+        with seeded(seed, "claims", "K05"):
+            model = build_model("mlp", data.num_classes, input_shape=(1, 8, 8)).double()
+        recipe = SisaRecipe(Objective("cross_entropy"), 0.1, batch_size=32, num_epochs=5, seed=seed)
+        trained = sisa_train(
+            model, inputs, labels, assign_shards(len(labels), num_shards, 1, seed=seed), recipe
+        )
+        predicted = sisa_probabilities(trained, data.test_inputs.double()).argmax(dim=1)
+        return float((predicted == data.test_labels).double().mean())
+
+    table = np.array([[accuracy(number, seed) for number in numbers] for seed in seeds])
+    ranks = np.array([stats.spearmanr(numbers, row).statistic for row in table])
+    half = float(stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(ranks))
+    means = 100 * table.mean(axis=0)
+    return Finding(
+        propositions={"accuracy falls as shards are added": bool(ranks.mean() <= -0.8)},
+        value=float(ranks.mean()),
+        value_is=f"Spearman of S and accuracy on the digits, mean of {len(seeds)} seeds",
+        interval=(float(ranks.mean()) - half, float(ranks.mean()) + half),
+        reason=f"From S = {numbers[0]} to {numbers[-1]} the accuracy falls from {means[0]:.1f} to "
+        f"{means[-1]:.1f} %, small networks on the digits, with as many epochs for every S.",
+    )
