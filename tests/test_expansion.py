@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toy_losses import quadratics, sgd
 
 from unrolling import batch_loss, cross_entropy, expand_sgd, make_generator, seeded, snapshot
 from unrolling._checks import InputError
@@ -30,27 +31,6 @@ def net_losses(steps, activation=nn.Tanh, batch_norm=False, seed=3):
         ]
     losses = [batch_loss(model, loss_fn, batch, training=batch_norm) for batch in batches]
     return model, snapshot(model), losses
-
-
-def quadratics(steps, size, seed):
-    """Return w_0 and quadratic losses with symmetric Hessians of either sign."""
-    generator = make_generator(seed, "quadratics")
-    matrices = torch.randn(steps, size, size, generator=generator, dtype=torch.float64)
-    slopes = torch.randn(steps, size, generator=generator, dtype=torch.float64)
-    start = torch.randn(size, generator=generator, dtype=torch.float64)
-    losses = [
-        lambda p, a=(a + a.T) / 2, b=b: p["w"] @ a @ p["w"] / 2 + b @ p["w"]
-        for a, b in zip(matrices, slopes, strict=True)
-    ]
-    return {"w": start}, losses
-
-
-def sgd(losses, params, eta):
-    """Train for real: autograd at the weights of every step."""
-    w = {name: p.clone() for name, p in params.items()}
-    for loss in losses:
-        w = {name: w[name] - eta * g for name, g in gradient(loss, w).items()}
-    return w
 
 
 def literal_sums(losses, params, eta):

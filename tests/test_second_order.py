@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toy_losses import quadratics, sgd
 
 from unrolling import (
     batch_loss,
@@ -34,27 +35,6 @@ def smooth_net(steps):
             (2 * torch.randn(6, 3, dtype=torch.float64), torch.randint(0, 3, (6,))) for _ in range(steps)
         ]
     return snapshot(model), [batch_loss(model, loss_fn, batch) for batch in batches]
-
-
-def quadratics(steps, size, seed):
-    """Return w_0 and quadratic losses with symmetric Hessians of either sign."""
-    generator = make_generator(seed, "quadratics")
-    matrices = torch.randn(steps, size, size, generator=generator, dtype=torch.float64)
-    slopes = torch.randn(steps, size, generator=generator, dtype=torch.float64)
-    start = torch.randn(size, generator=generator, dtype=torch.float64)
-    losses = [
-        lambda p, a=(a + a.T) / 2, b=b: p["w"] @ a @ p["w"] / 2 + b @ p["w"]
-        for a, b in zip(matrices, slopes, strict=True)
-    ]
-    return {"w": start}, losses
-
-
-def sgd(losses, params, eta):
-    """Train for real: autograd at the weights of every step."""
-    w = {name: p.clone() for name, p in params.items()}
-    for loss in losses:
-        w = {name: w[name] - eta * g for name, g in gradient(loss, w).items()}
-    return w
 
 
 def without(losses, forget):
