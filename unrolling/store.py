@@ -220,7 +220,9 @@ class Store:
                 f"no run {address!r} in {self.root}: expected one of {len(self.addresses())} addresses."
             )
         if not self.path(address).exists():
-            raise InputError(f"run {address!r} is in a packed file of {self.root}; pack the others anew instead.")
+            raise InputError(
+                f"run {address!r} is in a packed file of {self.root}; pack the others anew instead."
+            )
         self.path(address).unlink()
 
     def pack(self, path: str | os.PathLike[str], addresses: Iterable[str] | None = None) -> int:
