@@ -150,8 +150,8 @@ def penalising_the_softmax_hessian_does_not_help(records: list[Record]) -> Findi
         },
         value=float(lowest.min()),
         value_is="lowest e over e without penalty among those strengths, mean over seeds",
-        reason=f"With them e is {_span(cheap['e'])} times, and sigma {_span(cheap['sigma_avg'])} times as large as "
-        "without.",
+        reason=f"With them e is {_span(cheap['e'])} times, and sigma {_span(cheap['sigma_avg'])} times as "
+        "large as without.",
     )
 
 
