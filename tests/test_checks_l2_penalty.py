@@ -132,6 +132,12 @@ def test_the_order_of_magnitude_is_asked_of_every_setting_without_pretraining(fa
     ("factors", "verdict", "share"),
     [
         (lambda *cell: {"weight_norm": 0.8, "weight_change": 1.0}, "reproduced", 1),
+        # One strength is enough.
+        (
+            lambda loss, gamma, *cell: {"weight_norm": 0.8 if gamma == 0.1 else 1.0, "weight_change": 1.0},
+            "reproduced",
+            1,
+        ),
         (lambda *cell: {"weight_norm": 0.95, "weight_change": 1.0}, "contradicted", 0),
         (lambda *cell: {"weight_norm": 0.8, "weight_change": 0.9}, "contradicted", 0),
         # The two must go together, at one strength.
