@@ -25,6 +25,7 @@ class Exhibit(NamedTuple):
     part: str | None = None
 
 
+_PRIVACY = ("09_privacy_risk", "unrolling.experiments.shadow", "privacy_risk")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -33,6 +34,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "Unlearning methods by the metrics that judge them",
         "01_taxonomy",
         "unrolling.experiments.taxonomy",
+    ),
+    Exhibit(
+        "figure-2",
+        "Privacy risk score and verification error after amnesiac unlearning",
+        *_PRIVACY,
+        "amnesiac",
     ),
     Exhibit(
         "figure-3",
