@@ -9,6 +9,9 @@ from scipy import stats
 from unrolling.experiments import config_from, load_profile
 from unrolling.experiments.checks import privacy_risk as checks
 from unrolling.experiments.privacy_risk import (
+    SETTING,
+    TRIPLET,
+    by_strength,
     mean_over_seeds,
     opposed,
     opposed_in_every_seed,
@@ -27,7 +30,11 @@ def record(*, before, after, v, v_nothing=1.0, accuracy=0.9, retrained=0.5, **se
         return {"score": score, "released": None, "missing": 1.0, "accuracy": accuracy}
 
     unlearned = dict.fromkeys(("single_gradient", "final_gradient", "amnesiac"), scores(after, accuracy))
-    others = {"trained": scores(before), "retrained": scores(retrained), "signal": {"auc": 0.7}}
+    others = {
+        "trained": scores(before),
+        "retrained": scores(retrained),
+        "signal": {"auc": 0.7, "nonmembers": 0.4},
+    }
     trace = {"step": [2], "v_nothing": [v_nothing]}
     trace |= {key: [v] for key in ("v", "v_amnesiac", "v_final_gradient")}
     return Record(
@@ -144,7 +151,7 @@ def test_one_seed_that_disagrees_spoils_a_pair():
         for i, (after, v) in enumerate(table)
     ]
     scores = score_frame(runs).query("unlearning == 'amnesiac'")
-    assert opposed_in_every_seed(scores, checks.TRIPLETS) == pytest.approx(2 / 3)
+    assert opposed_in_every_seed(scores, TRIPLET) == pytest.approx(2 / 3)
 
 
 def grid(before, after, v, *, models=("mlp", "vgg-small"), accuracy=0.9):
@@ -249,6 +256,15 @@ def test_a_score_frame_puts_each_models_distance_beside_its_score():
     assert frame["score_retrained"].tolist() == [0.4] * 4
 
 
+def test_ratios_over_strength_are_of_means_over_seeds():
+    runs = [
+        record(before=before, after=after, v=v, v_nothing=nothing, seed=seed)
+        for seed, (before, after, v, nothing) in enumerate([(0.6, 0.5, 1.0, 4.0), (0.4, 0.1, 5.0, 2.0)])
+    ]
+    (row,) = by_strength(score_frame(runs)).to_dict("records")
+    assert (row["remaining"], row["ratio"]) == (pytest.approx(0.3 / 0.5), pytest.approx(3 / 3))
+
+
 def test_a_constant_score_follows_nothing():
     assert rank_correlation([0, 1, 2], [0.5, 0.5, 0.5]) == 0
     assert rank_correlation([0, 1, 2], [0.5, 0.6, 0.9]) == pytest.approx(1)
@@ -256,10 +272,8 @@ def test_a_constant_score_follows_nothing():
 
 def test_ranks_are_those_of_each_setting():
     runs = grid(lambda model, gamma: 0.5 + 0.1 * gamma * (-1) ** model, same(0.3), same(1.0))
-    means = mean_over_seeds(
-        score_frame(runs).query("unlearning == 'single_gradient'"), [*checks.SETTING, "gamma"]
-    )
-    found = ranks_over_strength(means, checks.SETTING).set_index("model")
+    means = mean_over_seeds(score_frame(runs).query("unlearning == 'single_gradient'"), [*SETTING, "gamma"])
+    found = ranks_over_strength(means, SETTING).set_index("model")
     assert found["before"].to_dict() == pytest.approx({"mlp": 1, "vgg-small": -1})
     assert found["after"].tolist() == [0, 0]
 

@@ -20,6 +20,13 @@ MODELS = {
     "final_gradient": "v_final_gradient",
 }
 
+#: What makes a setting of Figure 2 and of Figure 13; beside it vary the seed, and in Figure 13 the strength.
+TRIPLET = ["dataset", "model", "pretrain_epochs", "epochs", "batch_size", "learning_rate"]
+SETTING = ["dataset", "model"]
+
+#: Triplets of Figure 2 on a data set, at most: the released job list has 7 strengths and 2 networks.
+PRINTED_TRIPLETS = 14
+
 
 def score_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return one row per run and model.
@@ -28,7 +35,8 @@ def score_frame(records: Iterable[Record]) -> pd.DataFrame:
         The settings of the run and what :func:`unrolling.experiments.final_frame` adds; ``unlearning``, the
         model's name; its scores and ``accuracy_test`` as :func:`unrolling.experiments.shadow.privacy_risk`
         returns them; ``distance``, its v; the same for what it is compared with, ``score_before`` of M and
-        ``score_retrained`` of M'; and ``signal``, the area under the ROC curve of M's scores.
+        ``score_retrained`` of M', ``score_unseen``, the mean score of M for images that nobody trained on;
+        and ``signal``, the area under the ROC curve of M's scores.
     """
     rows = []
     for record, run in zip(records := list(records), final_frame(records).to_dict("records"), strict=True):
@@ -45,7 +53,7 @@ def score_frame(records: Iterable[Record]) -> pd.DataFrame:
                     "distance": run[v],
                     "score_before": privacy["trained"]["score"],
                     "score_retrained": privacy["retrained"]["score"],
-                    "accuracy_before": privacy["trained"]["accuracy"],
+                    "score_unseen": privacy["signal"]["nonmembers"],
                     "signal": privacy["signal"]["auc"],
                 }
             )
@@ -54,7 +62,8 @@ def score_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def mean_over_seeds(scores: pd.DataFrame, setting: Sequence[str]) -> pd.DataFrame:
     """Return the means over the seeds of each setting, with the setting's values as columns."""
-    columns = ["score", "score_before", "score_retrained", "distance", "accuracy_test", "signal"]
+    scored = ["score", "score_before", "score_retrained", "score_unseen"]
+    columns = [*scored, "distance", "accuracy_test", "signal"]
     return scores.groupby(list(setting), sort=False)[columns].mean().reset_index()
 
 
@@ -117,6 +126,25 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     if (values == values[0]).all():
         return 0.0
     return float(stats.spearmanr(x, values).statistic)
+
+
+def by_strength(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return what single-gradient unlearning does in each setting and strength of Figure 13.
+
+    Args:
+        scores: What :func:`score_frame` returns.
+
+    Returns:
+        The means over the seeds, see :func:`mean_over_seeds`; ``remaining``, the score after over that
+        before; ``ratio``, v over v of doing nothing.
+    """
+    after, before = (
+        mean_over_seeds(scores[scores["unlearning"] == name], [*SETTING, "gamma"])
+        for name in ("single_gradient", "trained")
+    )
+    return after.assign(
+        remaining=after["score"] / after["score_before"], ratio=after["distance"] / before["distance"]
+    )
 
 
 def ranks_over_strength(means: pd.DataFrame, setting: Sequence[str]) -> pd.DataFrame:

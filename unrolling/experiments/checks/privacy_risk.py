@@ -5,6 +5,10 @@ import pandas as pd
 
 from unrolling.experiments.ledger import check
 from unrolling.experiments.privacy_risk import (
+    PRINTED_TRIPLETS,
+    SETTING,
+    TRIPLET,
+    by_strength,
     fisher_interval,
     mean_over_seeds,
     opposed,
@@ -20,14 +24,12 @@ from unrolling.store import Record
 PAGE = "09_privacy_risk"
 FIGURE_2 = {"page": PAGE, "experiment": "privacy_risk", "part": "amnesiac"}
 FIGURE_13 = {"page": PAGE, "experiment": "privacy_risk", "part": "strength"}
-TRIPLETS = ["dataset", "model", "pretrain_epochs", "epochs", "batch_size", "learning_rate"]
-SETTING = ["dataset", "model"]
 
 
 def amnesiac_means(records: list[Record]) -> dict[str, pd.DataFrame]:
     """Return a row per setting of Figure 2, mean over the seeds, by data set."""
     scores = score_frame(records).query("unlearning == 'amnesiac'")
-    means = mean_over_seeds(scores, TRIPLETS)
+    means = mean_over_seeds(scores, TRIPLET)
     return {str(name): own for name, own in means.groupby("dataset", sort=False)}
 
 
@@ -35,7 +37,7 @@ def weakly_correlated(dataset: str, means: pd.DataFrame, printed: float) -> Find
     """Correlate score and v over the settings of one data set."""
     found: Correlation = correlate(means["score"], means["distance"])
     damage = correlate(means["score"], means["accuracy_test"])
-    low, high = fisher_interval(printed, 14)
+    low, high = fisher_interval(printed, PRINTED_TRIPLETS)
     return Finding(
         propositions={
             "the correlation is weak, |r| < 0.5": abs(found.value) < 0.5,
@@ -44,9 +46,9 @@ def weakly_correlated(dataset: str, means: pd.DataFrame, printed: float) -> Find
         value=found.value,
         value_is=f"Pearson correlation of score and v on {dataset}, {found.count} settings",
         interval=(found.low, found.high),
-        reason=f"With 14 points the printed {printed:.2f} has the interval [{low:.2f}, {high:.2f}]: it can "
-        f"neither support nor exclude a relation. Here the score of M'' correlates with its test accuracy at "
-        f"{damage.value:.2f} [{damage.low:.2f}, {damage.high:.2f}]"
+        reason=f"With {PRINTED_TRIPLETS} points the printed {printed:.2f} has the interval [{low:.2f}, "
+        f"{high:.2f}]: it can neither support nor exclude a relation. Here the score of M'' correlates with "
+        f"its test accuracy at {damage.value:.2f} [{damage.low:.2f}, {damage.high:.2f}]"
         + (": a low score comes with a damaged model." if damage.low > 0 else "."),
     )
 
@@ -91,7 +93,7 @@ def a_lower_score_does_not_imply_a_lower_v(records: list[Record]) -> Finding:
     """Count the pairs of settings in which the one with the lower score has the larger v."""
     scores = score_frame(records).query("unlearning == 'amnesiac'")
     shares = {n: opposed(m["score"], m["distance"]) for n, m in amnesiac_means(records).items()}
-    always = {n: opposed_in_every_seed(own, TRIPLETS) for n, own in scores.groupby("dataset", sort=False)}
+    always = {n: opposed_in_every_seed(own, TRIPLET) for n, own in scores.groupby("dataset", sort=False)}
     harmed = (scores["score"] < scores["score_before"]) & (scores["distance"] > scores["v_nothing"])
     least = min(shares.values())
     return Finding(
@@ -104,18 +106,6 @@ def a_lower_score_does_not_imply_a_lower_v(records: list[Record]) -> Finding:
     )
 
 
-def by_strength(records: list[Record]) -> pd.DataFrame:
-    """Return a row per setting and strength of Figure 13, mean over the seeds; v_nothing beside v."""
-    scores = score_frame(records)
-    chosen = scores[scores["unlearning"] == "single_gradient"]
-    means = mean_over_seeds(chosen, [*SETTING, "gamma"])
-    nothing = mean_over_seeds(scores[scores["unlearning"] == "trained"], [*SETTING, "gamma"])
-    return means.assign(
-        remaining=means["score"] / means["score_before"],
-        ratio=means["distance"] / nothing["distance"],
-    )
-
-
 def text(values: pd.Series) -> str:
     """Return the range of some numbers."""
     return f"{values.min():.2f} to {values.max():.2f}"
@@ -124,7 +114,7 @@ def text(values: pd.Series) -> str:
 @check("R01", **FIGURE_13)
 def unlearning_halves_the_score(records: list[Record]) -> Finding:
     """Compare the score before and after single-gradient unlearning without a penalty."""
-    plain = by_strength(records).query("gamma == 0")
+    plain = by_strength(score_frame(records)).query("gamma == 0")
     within = plain["remaining"].between(1 / 3, 1 / 1.4)
     return Finding(
         propositions={"the score falls by a factor of 1.4 to 3 in each setting": bool(within.all())},
@@ -140,7 +130,7 @@ def unlearning_halves_the_score(records: list[Record]) -> Finding:
 @check("R02", **FIGURE_13)
 def a_stronger_penalty_lowers_the_score(records: list[Record]) -> Finding:
     """Average the rank correlation of gamma and the score before unlearning over the settings."""
-    ranks = ranks_over_strength(by_strength(records), SETTING)["before"]
+    ranks = ranks_over_strength(by_strength(score_frame(records)), SETTING)["before"]
     return Finding(
         propositions={"the score falls with gamma, on average over the settings": float(ranks.mean()) < 0},
         value=float(ranks.mean()),
@@ -153,7 +143,7 @@ def a_stronger_penalty_lowers_the_score(records: list[Record]) -> Finding:
 @check("R03", **FIGURE_13)
 def the_score_has_no_monotonic_relation_to_the_strength(records: list[Record]) -> Finding:
     """Look at the signs and sizes of the rank correlations before and after unlearning."""
-    ranks = ranks_over_strength(by_strength(records), SETTING)[["before", "after"]]
+    ranks = ranks_over_strength(by_strength(score_frame(records)), SETTING)[["before", "after"]]
     values = ranks.to_numpy().ravel()
     size = float(np.median(np.abs(values)))
     return Finding(
@@ -171,7 +161,7 @@ def the_score_has_no_monotonic_relation_to_the_strength(records: list[Record]) -
 @check("R04", **FIGURE_13)
 def with_a_penalty_unlearning_has_no_consistent_effect(records: list[Record]) -> Finding:
     """Count the cells with a penalty in which the score falls."""
-    penalised = by_strength(records).query("gamma > 0")
+    penalised = by_strength(score_frame(records)).query("gamma > 0")
     share = float((penalised["remaining"] < 1).mean())
     return Finding(
         propositions={"the score falls in a quarter to three quarters of the cells": 0.25 <= share <= 0.75},
@@ -185,7 +175,7 @@ def with_a_penalty_unlearning_has_no_consistent_effect(records: list[Record]) ->
 @check("R05", **FIGURE_13)
 def the_penalty_is_needed_to_lower_v_not_the_score(records: list[Record]) -> Finding:
     """Compare the score without a penalty before and after, and v without and with the largest penalty."""
-    means = by_strength(records)
+    means = by_strength(score_frame(records))
     plain = means.query("gamma == 0").set_index(SETTING)
     strong = means[means["gamma"] == means["gamma"].max()].set_index(SETTING)
     falls = plain["distance"] / strong["distance"]
