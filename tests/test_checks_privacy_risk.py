@@ -146,7 +146,7 @@ def test_one_seed_that_disagrees_spoils_a_pair():
     runs = [
         record(before=0.6, after=after, v=v, pretrain_epochs=i, seed=seed)
         for seed, table in enumerate(
-            [[(0.1, 3), (0.2, 2), (0.3, 1)], [(0.1, 3), (0.2, 2), (0.3, 2.5)]]  # last pair: opposed once
+            [[(0.2, 2), (0.1, 3), (0.3, 1)], [(0.2, 2), (0.1, 3), (0.3, 2.5)]]  # 0.2 and 0.3: opposed once
         )
         for i, (after, v) in enumerate(table)
     ]
@@ -211,6 +211,7 @@ def table(values, second=1):
         (table([0, 3, 1, 2], second=-1), table([2, 0, 3, 1]), "reproduced"),  # 0.4, -0.4, 0, 0
         (table([0, 2, 1, 3]), table([3, 2, 1, 0]), "partly"),  # 0.8 and -1 twice: both signs, but strong
         (table([0, 3, 1, 2]), table([0, 3, 1, 2]), "partly"),  # 0.4 throughout: weak, but of one sign
+        (table([2, 1, 3, 0]), table([2, 1, 3, 0]), "partly"),  # -0.4 throughout
         (table([0, 1, 2, 3]), table([0, 1, 2, 3]), "contradicted"),
     ],
 )
@@ -249,16 +250,25 @@ def test_what_the_penalty_is_needed_for(after, v, verdict):
 
 
 def test_a_score_frame_puts_each_models_distance_beside_its_score():
-    frame = score_frame([record(before=0.6, after=0.3, v=5.0, v_nothing=2.0, accuracy=0.1, retrained=0.4)])
+    run = record(before=0.6, after=0.3, v=5.0, v_nothing=2.0, accuracy=0.1, retrained=0.4)
+    run.result["trace"] |= {"v": [1.0], "v_amnesiac": [3.0], "v_final_gradient": [4.0]}
+    frame = score_frame([run])
     rows = frame.set_index("unlearning")[["score", "distance", "accuracy_test", "score_before"]]
     assert rows.loc["trained"].tolist() == [0.6, 2.0, 0.9, 0.6]
-    assert rows.loc["amnesiac"].tolist() == [0.3, 5.0, 0.1, 0.6]
+    assert rows.loc["amnesiac"].tolist() == [0.3, 3.0, 0.1, 0.6]
+    assert rows["distance"].to_dict() == {
+        "trained": 2.0,
+        "single_gradient": 1.0,
+        "amnesiac": 3.0,
+        "final_gradient": 4.0,
+    }
     assert frame["score_retrained"].tolist() == [0.4] * 4
+    assert frame["score_unseen"].tolist() == [0.4] * 4
 
 
 def test_ratios_over_strength_are_of_means_over_seeds():
     runs = [
-        record(before=before, after=after, v=v, v_nothing=nothing, seed=seed)
+        record(before=before, after=after, v=v, v_nothing=nothing, retrained=0.7, seed=seed)
         for seed, (before, after, v, nothing) in enumerate([(0.6, 0.5, 1.0, 4.0), (0.4, 0.1, 5.0, 2.0)])
     ]
     (row,) = by_strength(score_frame(runs)).to_dict("records")

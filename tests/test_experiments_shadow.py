@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,9 +178,10 @@ def test_a_shadow_model_has_its_own_examples_weights_and_nothing_to_forget():
     assert settings.shadow_size == 0
     first, second = (next(initial_model(c, data).parameters()) for c in (TINY, settings))
     assert not torch.equal(first, second)
-    same = {**TINY.to_dict(), "seed": settings.seed}
-    same.pop("shadow_size")
-    assert settings.to_dict() == same
+    same = replace(TINY, seed=settings.seed, shadow_size=0)
+    assert settings == same
+    other = replace(TINY, pretraining="retrained", forget_batch=1, forget_count=2, forget_size=3)
+    assert shadow_run(other)[0] == same
 
 
 def test_more_shadow_examples_than_are_left_are_refused():
@@ -198,7 +200,7 @@ def test_further_training_data_and_the_subset_make_the_larger_subset():
 
 
 def test_a_run_records_the_scores_of_all_its_models_and_nothing_else_changes():
-    plain = execute(RunConfig(**{**TINY.to_dict(), "shadow_size": 0}), load_data(TINY))
+    plain = execute(replace(TINY, shadow_size=0), load_data(TINY))
     result = execute(TINY, load_data(TINY))
     privacy = result.pop("privacy")
     assert result == plain
@@ -217,9 +219,32 @@ def test_a_run_records_the_scores_of_all_its_models_and_nothing_else_changes():
     assert all(0 <= scores["score"] <= 1 for name, scores in privacy.items() if name != "signal")
 
 
+def alone(settings, data):
+    return _Run(settings, data, torch.device("cpu"), None, 0.0, None).train_alone().eval()
+
+
+def test_a_run_scores_its_own_forgotten_batch_by_its_own_shadow_model():
+    """M, trained alone, and the shadow model make the recorded score."""
+    config = replace(TINY, forget_batch=2)
+    settings, more = shadow_run(config)
+    data = load_data(config)
+    trained, shadow = alone(config, data), alone(settings, more)
+    index = list(make_protocol(config, 40).forget)
+
+    def probabilities(model, inputs, labels):
+        return model(inputs.double()).softmax(dim=1), labels
+
+    expected = privacy_risk_score(
+        probabilities(shadow, more.train_inputs, more.train_labels),
+        probabilities(shadow, data.test_inputs[::2], data.test_labels[::2]),
+        probabilities(trained, data.train_inputs[index], data.train_labels[index]),
+    ).mean()
+    found = execute(config, data)["privacy"]["trained"]["score"]
+    assert found == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_the_shadow_model_is_trained_as_m_is():
     settings, data = shadow_run(TINY)
-    shadow = _Run(settings, data, torch.device("cpu"), None, 0.0, None).train_alone()
     expected = initial_model(settings, data)
     protocol = make_protocol(settings, len(data.train_labels))
     for order in (protocol.pretraining, protocol.order):
@@ -231,4 +256,4 @@ def test_the_shadow_model_is_trained_as_m_is():
             Objective(settings.loss, settings.gamma),
             learning_rate=settings.learning_rate,
         )
-    assert distance(trainable(shadow), trainable(expected)) == 0
+    assert distance(trainable(alone(settings, data)), trainable(expected)) == 0
