@@ -64,13 +64,13 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
-    Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "figure-13",
         "Privacy risk score before and after unlearning, by strength of the SD loss",
         *_PRIVACY,
         "strength",
     ),
+    Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
     Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
