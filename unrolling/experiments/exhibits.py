@@ -26,6 +26,7 @@ class Exhibit(NamedTuple):
 
 
 _PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
+_PRIVACY = ("09_privacy_risk", "unrolling.experiments.shadow", "privacy_risk")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
 _L2_PENALTY = (
     "13_l2_penalty",
@@ -40,6 +41,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "Unlearning methods by the metrics that judge them",
         "01_taxonomy",
         "unrolling.experiments.taxonomy",
+    ),
+    Exhibit(
+        "figure-2",
+        "Privacy risk score and verification error after amnesiac unlearning",
+        *_PRIVACY,
+        "amnesiac",
     ),
     Exhibit(
         "figure-3",
@@ -61,6 +68,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit("figure-9", "Verification error over unlearning error, over the steps", *_PROXY, "steps"),
     Exhibit("figure-11", "Verification error over unlearning error, by strength", *_PROXY, "strength"),
     Exhibit("figure-12", "Verification error over unlearning error, over settings", *_PROXY, "grid"),
+    Exhibit(
+        "figure-13",
+        "Privacy risk score before and after unlearning, by strength of the SD loss",
+        *_PRIVACY,
+        "strength",
+    ),
     Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
     Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
