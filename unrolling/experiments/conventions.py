@@ -5,7 +5,7 @@ reading that the other pages use, run by run: same seed, same strength.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from unrolling._checks import InputError, check_choice
-from unrolling.experiments.collect import final_frame
+from unrolling.experiments.collect import trace_frame
+from unrolling.experiments.training_with_sd_loss import after_steps
 from unrolling.losses import gamma_from_released
 from unrolling.metrics.association import correlate
 from unrolling.store import Record
@@ -39,8 +40,8 @@ class Reading:
         part: The grid of experiment ``conventions`` with its runs.
         sigma: Its convention for sigma_avg, one of :data:`SIGMA`.
         v: The recorded column that it calls v.
-        base: The grid that its runs are compared with.
-        base_v: The recorded column of that grid that its v is compared with.
+        num_epochs: m; it reads the end of this epoch.
+        base: What it is compared with; None for :data:`TEXT`.
     """
 
     name: str
@@ -50,12 +51,27 @@ class Reading:
     part: str = "text"
     sigma: str = "mean"
     v: str = "v"
-    base: str = "text"
-    base_v: str = "v"
+    num_epochs: int = 1
+    base: "Reading | None" = None
 
 
-#: What all others are compared with.
+#: What the other pages read: the text's protocol, after one epoch.
 TEXT = Reading("as on the other pages", "", "")
+TWO_EPOCHS = Reading(
+    "two epochs",
+    "t is one epoch (Tables 1, 2 and 4) or five (Figures 7 and 8)",
+    "t is two epochs, and x* is trained on twice",
+    num_epochs=2,
+)
+AMNESIAC = Reading(
+    "amnesiac, two epochs",
+    "the gradient at w_0, m times (5.1)",
+    "the updates that were applied, undone",
+    v="v_amnesiac",
+    num_epochs=2,
+    base=TWO_EPOCHS,
+)
+LONGER = Reading("more pre-training", "", "", part="longer")
 
 #: Options of the protocol that the paper leaves open, or decides without saying what they change.
 PROTOCOL: tuple[Reading, ...] = (
@@ -77,18 +93,14 @@ PROTOCOL: tuple[Reading, ...] = (
     Reading("last batch", "x* is the first batch of an epoch", "it is the last one", part="last"),
     Reading("three batches", "one batch is forgotten", "three are, the first ones", part="several"),
     Reading("one point", "one batch is forgotten", "one point of it is", part="point"),
+    TWO_EPOCHS,
     Reading(
         "gradient at the end",
         "the gradient at w_0, m times (5.1)",
         "the gradient at w_t, once (8.3)",
         v="v_final_gradient",
     ),
-    Reading(
-        "amnesiac unlearning",
-        "the gradient at w_0, m times",
-        "the updates that were applied, undone",
-        v="v_amnesiac",
-    ),
+    AMNESIAC,
 )
 
 #: Conventions of the released code that differ from the text.
@@ -157,7 +169,7 @@ RELEASED: tuple[Reading, ...] = (
         "the pre-training script: cosine schedule and weight decay 5e-4",
         source="A2.3",
         part="cosine",
-        base="longer",
+        base=LONGER,
     ),
     Reading(
         "fixed order",
@@ -181,12 +193,13 @@ RELEASED: tuple[Reading, ...] = (
         part="test_statistics",
     ),
     Reading(
-        "amnesiac gradient after the step",
+        "amnesiac gradient after the step, two epochs",
         "amnesiac unlearning subtracts the logged updates",
         "it adds gradients taken just after the steps",
         source="A3.3",
         v="v_amnesiac_released",
-        base_v="v_amnesiac",
+        num_epochs=2,
+        base=AMNESIAC,
     ),
     Reading(
         "wrong batch left out",
@@ -205,19 +218,20 @@ def read(records: Sequence[Record], reading: Reading = TEXT) -> pd.DataFrame:
     is NaN where sigma_avg is. Both accuracies, seed, gamma and learning_rate are there as well.
 
     Args:
-        records: The runs of the reading's part; the state at their end is read.
-        reading: Which columns to take.
+        records: The runs of the reading's part, with equally many steps an epoch.
+        reading: Which columns to take, and after how many epochs.
     """
     summary = SIGMA[check_choice("convention for sigma", reading.sigma, SIGMA)]
-    rows = final_frame(records)
-    sigma = np.array([summary(np.array(record.result["sigma"]["eigenvalue"])) for record in records])
-    kept = ["seed", "gamma", "learning_rate", "v_nothing", "weight_change", "accuracy_pretrained", "accuracy"]
-    return rows[kept].assign(e=rows["e"] * sigma / rows["sigma_avg"], sigma=sigma, v=rows[reading.v])
-
-
-def read_base(records: Sequence[Record], reading: Reading) -> pd.DataFrame:
-    """Return the same of the runs that a reading is compared with, those of its ``base``."""
-    return read(records, Reading("base", "", "", v=reading.base_v))
+    num_steps = reading.num_epochs * records[0].result["steps_per_epoch"]
+    rows = after_steps(trace_frame(records), num_steps)
+    sigma = np.array([summary(_samples(record, num_steps)) for record in records])
+    kept = ["seed", "gamma", "learning_rate", "v_nothing", "weight_change", "accuracy"]
+    return rows[kept].assign(
+        e=rows["e"] * sigma / rows["sigma_avg"],
+        sigma=sigma,
+        v=rows[reading.v],
+        accuracy_pretrained=[record.result["accuracy_pretrained"] for record in records],
+    )
 
 
 def effect(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
@@ -228,10 +242,10 @@ def effect(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
         base: The same for the reading to compare with; runs are paired by seed and gamma.
 
     Returns:
-        ``e`` and ``v``, their ratio to ``base`` (geometric mean over the strengths); ``left``, v over v of
-        doing nothing (geometric mean too); ``correlation``, Pearson's of e and v over the strengths;
-        ``difference``, the correlation minus that of ``base`` over the same strengths. Both are NaN with
-        fewer than three strengths. Runs without e, because sigma has no root, are left out.
+        ``e``, ``v`` and ``v_nothing``, their ratio to ``base`` (geometric mean over the strengths); ``left``,
+        v over v of doing nothing (geometric mean too); ``correlation``, Pearson's of e and v over the
+        strengths; ``difference``, the correlation minus that of ``base`` over the same strengths. Both are
+        NaN with fewer than three strengths. Runs without e, because sigma has no root, are left out.
 
     Raises:
         InputError: If a run has no partner.
@@ -248,12 +262,28 @@ def effect(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
                 "seed": seed,
                 "e": _geometric_mean(runs["e"] / runs["e_base"]),
                 "v": _geometric_mean(runs["v"] / runs["v_base"]),
+                "v_nothing": _geometric_mean(runs["v_nothing"] / runs["v_nothing_base"]),
                 "left": _geometric_mean(runs["v"] / runs["v_nothing"]),
                 "correlation": correlation,
                 "difference": correlation - _pearson(runs["e_base"], runs["v_base"]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def effects(runs: Mapping[str, Sequence[Record]], readings: Iterable[Reading]) -> pd.DataFrame:
+    """Return :func:`effect` of several readings, with the reading's name as column ``label``.
+
+    Args:
+        runs: The runs of each grid of experiment ``conventions``, by part.
+        readings: For example :data:`PROTOCOL` or :data:`RELEASED`.
+    """
+    found = []
+    for reading in readings:
+        base = reading.base or TEXT
+        own = effect(read(runs[reading.part], reading), read(runs[base.part], base))
+        found.append(own.assign(label=reading.name))
+    return pd.concat(found, ignore_index=True)
 
 
 def criteria(own: pd.DataFrame) -> dict[str, float]:
@@ -263,7 +293,7 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     at 0. A01: largest relative change of sigma_avg up to the released gamma = 15. A03: the weights' share of
     the fall of log e at the largest gamma; NaN if e does not fall. V04: Pearson's correlation of e and v.
     V07: the larger of the two ratios, of e and of v, at the largest gamma to 0. V14: v over v of doing
-    nothing.
+    nothing, in the seed where it is largest.
 
     Ratios are geometric means over seeds, correlations means. The ledger decides the claims on its own grids.
     """
@@ -277,6 +307,7 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     strongest = by_gamma.loc[by_gamma.index.max()]
     logs = np.log(strongest)
     moderate = by_gamma.loc[by_gamma.index <= gamma_from_released(15, 10), "sigma"]
+    left = np.log(own["v"] / own["v_nothing"])
     correlations = [_pearson(runs["e"], runs["v"]) for _, runs in own.groupby("seed")]
     return {
         "E01": float((ratios["e"] < 1).mean()),
@@ -285,7 +316,7 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
         "A03": float(logs["weight_change"] / logs["e"]) if logs["e"] < 0 else math.nan,
         "V04": float(np.mean(correlations)),
         "V07": float(max(strongest["e"], strongest["v"])),
-        "V14": _geometric_mean(own["v"] / own["v_nothing"]),
+        "V14": float(np.exp(left.groupby(own["seed"]).mean().max())),
     }
 
 
@@ -302,15 +333,16 @@ MET: dict[str, Callable[[float], bool]] = {
 
 
 def over_learning_rates(records: Sequence[Record]) -> pd.DataFrame:
-    r"""Return how e and v change with the learning rate, a row per seed.
+    r"""Return how e and v after one epoch change with the learning rate, a row per seed.
 
     Returns:
         For e, e_corrected and v the local exponent p of :math:`\eta^p`, the slope of a straight line on
         logarithmic scales; ``printed`` and ``corrected``, Pearson's correlation of log e and of
         log e_corrected with log v.
     """
+    frame = after_steps(trace_frame(records), records[0].result["steps_per_epoch"])
     rows = []
-    for seed, runs in final_frame(records).groupby("seed"):
+    for seed, runs in frame.groupby("seed"):
         logs = np.log(runs[["learning_rate", "e", "e_corrected", "v"]])
         slopes = {
             name: float(np.polyfit(logs["learning_rate"], logs[name], 1)[0])
@@ -338,6 +370,13 @@ def negative_samples(records: Iterable[Record]) -> pd.DataFrame:
     )
     signs = signs.assign(runs=1, lost=(signs["negative"] > 0).astype(int))
     return signs.groupby("pretrain_epochs").sum().reset_index()
+
+
+def _samples(record: Record, num_steps: int) -> NDArray[np.float64]:
+    """Return the dominant eigenvalues that a run sampled in its first ``num_steps`` steps."""
+    sigma = record.result["sigma"]
+    pairs = zip(sigma["step"], sigma["eigenvalue"], strict=True)
+    return np.array([eigenvalue for step, eigenvalue in pairs if step < num_steps])
 
 
 def _geometric_mean(ratios: pd.Series) -> float:
