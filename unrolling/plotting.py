@@ -275,6 +275,7 @@ def forest(frame: pd.DataFrame, ax: Axes, *, none: float, log: bool = False) -> 
     ax.axvline(none, **REFERENCE)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from unrolling._checks import InputError, check_choice
 from unrolling.experiments.collect import trace_frame
@@ -128,8 +129,8 @@ RELEASED: tuple[Reading, ...] = (
     ),
     Reading(
         "first sample of sigma",
-        "every Hessian at w_0; this reading, on the first batch alone",
-        "Hessians along the way, as on the other pages",
+        "every Hessian at w_0",
+        "along the way; so do the other pages, and this reading is the text's, on one batch",
         source="A1.6",
         sigma="first",
     ),
@@ -142,8 +143,8 @@ RELEASED: tuple[Reading, ...] = (
     ),
     Reading(
         "fixed images, first sample",
-        "every Hessian at w_0; this reading, on fixed images",
-        "Hessians along the way",
+        "every Hessian at w_0",
+        "along the way; this reading is the text's, on the fixed images",
         source="A1.6, A1.7",
         part="fixed_images",
         sigma="first",
@@ -193,7 +194,7 @@ RELEASED: tuple[Reading, ...] = (
         part="test_statistics",
     ),
     Reading(
-        "amnesiac gradient after the step, two epochs",
+        "amnesiac after the step, two epochs",
         "amnesiac unlearning subtracts the logged updates",
         "it adds gradients taken just after the steps",
         source="A3.3",
@@ -292,8 +293,8 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     E01: share of runs with gamma > 0 whose e is below that at gamma = 0. E11: e at the largest gamma over e
     at 0. A01: largest relative change of sigma_avg up to the released gamma = 15. A03: the weights' share of
     the fall of log e at the largest gamma; NaN if e does not fall. V04: Pearson's correlation of e and v.
-    V07: the larger of the two ratios, of e and of v, at the largest gamma to 0. V14: v over v of doing
-    nothing, in the seed where it is largest.
+    V07: the larger of the two ratios, of e and of v, at the largest gamma to 0. V14: the upper end of the
+    95 % t-interval, over the seeds, of v over v of doing nothing; NaN with one seed.
 
     Ratios are geometric means over seeds, correlations means. The ledger decides the claims on its own grids.
     """
@@ -307,7 +308,8 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     strongest = by_gamma.loc[by_gamma.index.max()]
     logs = np.log(strongest)
     moderate = by_gamma.loc[by_gamma.index <= gamma_from_released(15, 10), "sigma"]
-    left = np.log(own["v"] / own["v_nothing"])
+    left = np.log(own["v"] / own["v_nothing"]).groupby(own["seed"]).mean()
+    upper = left.mean() + stats.t.ppf(0.975, max(len(left) - 1, 1)) * left.std() / math.sqrt(len(left))
     correlations = [_pearson(runs["e"], runs["v"]) for _, runs in own.groupby("seed")]
     return {
         "E01": float((ratios["e"] < 1).mean()),
@@ -316,7 +318,7 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
         "A03": float(logs["weight_change"] / logs["e"]) if logs["e"] < 0 else math.nan,
         "V04": float(np.mean(correlations)),
         "V07": float(max(strongest["e"], strongest["v"])),
-        "V14": float(np.exp(left.groupby(own["seed"]).mean().max())),
+        "V14": float(np.exp(upper)),
     }
 
 
