@@ -14,7 +14,7 @@ class Exhibit(NamedTuple):
         notebook: The page that reproduces it.
         module: The package module at its heart.
         experiment: The experiment whose runs it is made from; None if it needs none.
-        part: The grid of that experiment.
+        part: The grid of that experiment, or several.
     """
 
     name: str
@@ -22,10 +22,16 @@ class Exhibit(NamedTuple):
     notebook: str
     module: str
     experiment: str | None = None
-    part: str | None = None
+    part: str | tuple[str, ...] | None = None
 
 
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
+_L2_PENALTY = (
+    "13_l2_penalty",
+    "unrolling.experiments.l2_penalty",
+    "l2_penalty",
+    ("plain", "l2", "weight_decay"),
+)
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -42,6 +48,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "unlearning_error",
         "settings",
     ),
+    Exhibit("figure-4", "Unlearning error over steps, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "figure-5", "Negative gradients of the SD loss over two logits", "05_sd_loss", "unrolling.losses"
     ),
@@ -50,7 +57,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
+    Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
+    Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "table-4", "Unlearning error and accuracy by strength and pre-training", *_TRAINING, "pretraining"
     ),
