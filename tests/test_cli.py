@@ -78,7 +78,7 @@ def test_run_computes_once_and_reports(cli):
 def test_run_of_a_figure_takes_its_grid_from_the_profile(cli):
     made = cli(
         "run",
-        "table-1",
+        "figure-8",
         "--num-seeds",
         1,
         "--model",
