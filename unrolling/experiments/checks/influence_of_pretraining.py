@@ -50,19 +50,18 @@ def _at_the_largest_gamma(rows: pd.DataFrame) -> pd.DataFrame:
 def table_4_within_the_replicate_noise(records: list[Record]) -> Finding:
     """Compare every cell of Table 4 with the printed one."""
     rows = after_epochs(records)
-    keys = ["dataset", "model", "pretrain_epochs", "gamma"]
-    rows = rows.assign(gamma=rows["gamma"].round(4), log_e=np.log(rows["e"]))
+    keys = ["dataset", "model", "pretrain_epochs", "strength"]
+    units = np.sqrt(rows["num_classes"] * (rows["num_classes"] - 1))
+    rows = rows.assign(strength=(rows["gamma"] * units).round(2), log_e=np.log(rows["e"]))
     ours = rows.groupby(keys).agg(
         log_e=("log_e", "mean"), accuracy=("accuracy_pretrained", "mean"), seeds=("seed", "nunique")
     )
-    table = printed_rows()
-    printed = table.assign(gamma=table["gamma"].round(4)).set_index(keys)
-    both = printed.join(ours, how="left")
+    both = printed_rows().set_index(keys).join(ours)
     ends = both["seeds"].map(lambda seeds: np.log(replicate_band(int(seeds))[1]))
     within = (both["log_e"] - np.log(both["e"])).abs() <= ends
     trained = both[both.index.get_level_values("pretrain_epochs") >= 10]
     # The largest gamma is where accuracy collapses, and where it varies most from run to run.
-    kept = trained[trained["strength"] < trained.groupby("dataset")["strength"].transform("max")]
+    kept = trained[trained["gamma"] < trained.groupby("dataset")["gamma"].transform("max")]
     points = 100 * (kept["accuracy"] - kept["accuracy_pretrained"]).abs()
     return Finding(
         propositions={
