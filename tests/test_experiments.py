@@ -31,7 +31,8 @@ from unrolling.experiments import (
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments.collect import choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
-from unrolling.experiments.run import batch_orders, execute, load_data
+from unrolling.experiments.protocol import make_protocol
+from unrolling.experiments.run import execute, load_data
 from unrolling.store import Store, make_address
 
 TINY = {
@@ -80,7 +81,8 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
     """The whole protocol again with torch.optim and loops, sharing only data, model and batch order."""
     config, dataset = tiny
     result = execute(config, dataset)
-    before, order, forget = batch_orders(config, len(dataset.train_labels))
+    protocol = make_protocol(config, len(dataset.train_labels))
+    before, order, forget = protocol.pretraining, protocol.order, protocol.forget
     inputs, labels = dataset.train_inputs.double(), dataset.train_labels
     from unrolling.experiments.run import initial_model
 
@@ -118,13 +120,6 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
     with torch.no_grad():
         predicted = trained(dataset.test_inputs.double()).argmax(1)
     assert result["trace"]["accuracy"][-1] == (predicted == dataset.test_labels).double().mean().item()
-
-
-def test_pretraining_is_shuffled_anew_and_the_unrolled_epochs_repeat():
-    before, order, forget = batch_orders(RunConfig(**TINY | {"pretrain_epochs": 2, "forget_batch": 4}), 96)
-    assert before.steps[:6] != before.steps[6:]
-    assert order.steps[:6] == order.steps[6:]
-    assert order.steps_of_batch(forget) == (4, 10)
 
 
 def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
@@ -169,10 +164,21 @@ def test_one_and_two_threads_give_the_same_bits():
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("killed_after", [3, 11])  # in pre-training (6 steps); in the unrolled steps
-def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tiny, tmp_path, killed_after):
+OWN_PRETRAINING = {"pretraining": "retrained", "recipe": "full", "released": "momentum", "forget_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "changes"),
+    [
+        (3, {}),  # in pre-training (6 steps)
+        (11, {}),  # in the unrolled steps
+        (9, OWN_PRETRAINING),  # in the pre-training of M', which follows that of M
+        (20, OWN_PRETRAINING),
+    ],
+)
+def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tmp_path, killed_after, changes):
     path = tmp_path / "run.pt"
-    process = subprocess.Popen(command(1, path), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(1, path, **changes), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if int(line) >= killed_after:
             process.send_signal(signal.SIGKILL)
@@ -180,9 +186,11 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tiny, tmp_path, kille
     process.wait()
     assert process.returncode == -signal.SIGKILL
     process.stdout.close()
-    resumed = subprocess.run(command(1, path), capture_output=True, text=True, check=True).stdout.splitlines()
+    again = subprocess.run(command(1, path, **changes), capture_output=True, text=True, check=True)
+    resumed = again.stdout.splitlines()
     assert int(resumed[0]) > killed_after - 1  # it did not start over
-    assert json.loads(resumed[-1]) == execute(*tiny)
+    config = RunConfig(**TINY | changes)
+    assert json.loads(resumed[-1]) == execute(config, load_data(config))
 
 
 def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeypatch):
@@ -230,6 +238,25 @@ def test_subsets_do_not_depend_on_the_seed_and_have_their_own_address(tiny):
     assert dataset.fingerprint == again.fingerprint != load_dataset("digits").fingerprint
 
 
+def test_settings_that_came_later_change_the_address_only_when_they_change_the_run():
+    """The records of results/small were stored without them, and must be found."""
+    plain = RunConfig(**TINY).to_dict()
+    assert set(plain) < {setting.name for setting in dataclasses.fields(RunConfig)}
+    assert "pretraining" not in plain
+    changed = RunConfig(**TINY, pretraining="retrained", forget_count=2).to_dict()
+    assert changed == plain | {"pretraining": "retrained", "forget_count": 2}
+    assert config_from(plain) == RunConfig(**TINY)
+    assert RunConfig(released="momentum fixed_order") == RunConfig(released="fixed_order  momentum")
+
+
+def test_frames_hold_every_setting(tiny, tmp_path):
+    config, _ = tiny
+    records = obtain([config, dataclasses.replace(config, sigma_batch=20)], store=Store(tmp_path))
+    for frame in (trace_frame(records), final_frame(records)):
+        assert frame.groupby("address", sort=False)["sigma_batch"].first().tolist() == [0, 20]
+        assert set(frame["pretraining"]) == {"shared"}
+
+
 def test_whole_numbers_and_floats_are_one_setting():
     assert RunConfig(gamma=1, learning_rate=1) == RunConfig(gamma=1.0, learning_rate=1.0)
     assert json.dumps(RunConfig(gamma=1).to_dict()) == json.dumps(RunConfig(gamma=1.0).to_dict())
@@ -250,6 +277,10 @@ def test_whole_numbers_and_floats_are_one_setting():
         ({"learning_rate": "1e-3"}, r"write 1.0e-3"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"pretraining": "alone"}, "unknown place of x\\* in pre-training 'alone'"),
+        ({"recipe": "plane"}, r"unknown recipe 'plane'.*Did you mean 'plain'"),
+        ({"released": "momentum wrong_bach"}, r"unknown released convention 'wrong_bach'"),
+        ({"forget_count": 0}, "forget_count must be at least 1"),
     ],
 )
 def test_bad_settings_are_named(setting, message):
@@ -262,7 +293,7 @@ def test_settings_that_only_the_data_can_refuse():
     with pytest.raises(InputError, match="batch_size must be at most the number of examples"):
         execute(config, load_data(config))
     config = RunConfig(**TINY | {"forget_batch": 6})
-    with pytest.raises(InputError, match=r"forget_batch must be one of an epoch's 6 batches, 0..5, got 6"):
+    with pytest.raises(InputError, match=r"not all of an epoch's 6 batches, 0\.\.5, got 1 from 6 on"):
         execute(config, load_data(config))
     config = RunConfig(**TINY | {"learning_rate": 1e6})
     with pytest.raises(InputError, match="diverged"):

@@ -75,6 +75,15 @@ def test_retrained_model_equals_training_without_the_batch_and_owns_its_buffers(
     assert model[1].num_batches_tracked == len(order)
 
 
+def test_examples_that_are_forgotten_leave_their_batches(problem):
+    model, inputs, labels, order = problem
+    start, forget = copy.deepcopy(model), (order[0][1], order[0][4], order[3][0])
+    retrained = copy_for_retraining(model)
+    train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=retrained, forget=forget)
+    expected = optimise(start, inputs, labels, order.without(forget))
+    assert_same_state(retrained, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_resuming_in_the_middle_gives_the_same_bits(problem):
     model, inputs, labels, order = problem
     whole = copy.deepcopy(model)
@@ -214,8 +223,8 @@ def test_bad_input_is_named(problem):
             train(model, inputs, labels, order, OBJECTIVE, learning_rate=eta)
     with pytest.raises(InputError, match="together"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, forget=order[0])
-    with pytest.raises(InputError, match="at no step"):
-        train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=model, forget=(0,))
+    with pytest.raises(InputError, match="example 99 of `forget` is at no step"):
+        train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=model, forget=(0, 99))
     with pytest.raises(DivergedError, match="learning_rate below 1e\\+200"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=1e200)
     with pytest.raises(InputError, match="momentum must be below 1"):

@@ -83,7 +83,7 @@ def test_the_end_of_an_epoch_is_found_whatever_its_number_of_steps():
     long[0].result["steps_per_epoch"] = 20
     assert after_epochs(short + long)["step"].tolist() == [30, 20]
     assert after_epochs(short)[["num_classes", "accuracy_pretrained"]].to_numpy().tolist() == [[10, 0.9]]
-    with pytest.raises(InputError, match="not every run recorded step 60"):
+    with pytest.raises(InputError, match="no row at step 60, the end of epoch 2"):
         after_epochs(short, 2)
 
 

@@ -1,6 +1,6 @@
 """The batch order as a value: the paper's I, which one can print, store and remove an example from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +42,18 @@ class BatchOrder:
         left_out = set(self.steps_of_batch(batch))
         return BatchOrder(tuple(step for i, step in enumerate(self.steps) if i not in left_out))
 
-    def without_example(self, example: int) -> "BatchOrder":
-        r"""Return I': ``example`` is removed in place, as section 4.1 does; emptied steps disappear."""
-        if not any(example in step for step in self.steps):
-            raise InputError(f"example {example} is at no step of this order; nothing to remove.")
-        steps = (tuple(i for i in step if i != example) for step in self.steps)
+    def without(self, examples: Collection[int]) -> "BatchOrder":
+        r"""Return I': ``examples`` are removed in place, as section 4.1 does; emptied steps disappear."""
+        gone = set(examples)
+        missing = gone.difference(*self.steps)
+        if missing and self.steps:
+            raise InputError(f"example {min(missing)} is at no step of this order; nothing to remove.")
+        steps = (tuple(i for i in step if i not in gone) for step in self.steps)
         return BatchOrder(tuple(step for step in steps if step))
+
+    def without_example(self, example: int) -> "BatchOrder":
+        r"""Return I': one example is removed in place, as section 4.1 does; emptied steps disappear."""
+        return self.without([example])
 
 
 def make_batch_order(

@@ -1,11 +1,11 @@
 r"""Plain SGD over a batch order: a constant learning rate, no momentum, no augmentation (section 9).
 
-M and the retrained M' run side by side: both start from the same weights and buffers, take the same steps in
-the same order, and M' leaves out the steps on the forgotten batch. Observers watch; they never take part.
+M and the retrained M' run side by side: both take the same steps in the same order, and M' leaves out what is
+to be forgotten. Observers watch; they never take part.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -21,6 +21,14 @@ Batch = tuple[Tensor, Tensor]
 
 class DivergedError(UnrollingError):
     """The loss is no longer finite."""
+
+
+class Stepper:
+    """Takes the steps of :func:`train`: plain SGD. Subclass and override for another optimiser."""
+
+    def take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
+        """Take step number ``step`` of ``model``, M or M', in place."""
+        sgd_step(model, batch, loss_fn, learning_rate)
 
 
 class Observer:
@@ -55,7 +63,8 @@ def train(
     observers: Iterable[Observer] = (),
     first_step: int = 0,
     retrained: nn.Module | None = None,
-    forget: Sequence[int] | None = None,
+    forget: Collection[int] | None = None,
+    stepper: Stepper | None = None,
 ) -> None:
     r"""Train ``model`` in place on the steps of ``order``; with ``retrained``, train M' beside it.
 
@@ -69,18 +78,25 @@ def train(
         observers: Told before and after every step, in this order.
         first_step: Where to resume in ``order``; the model must be as it was then.
         retrained: M', see :func:`copy_for_retraining`. It owns its batch-norm buffers.
-        forget: The batch that M' leaves out wherever it occurs in ``order``.
+        forget: The examples that M' leaves out. They are removed in place from every batch, as section 4.1
+            does; of a batch of which nothing is left M' takes no step, as in section 8.3.
+        stepper: Takes the steps; default is plain SGD.
 
     Raises:
-        InputError: On a learning rate that is not positive, or one of ``retrained`` and ``forget`` alone.
+        InputError: On a learning rate that is not positive, on one of ``retrained`` and ``forget`` alone, or
+            if an example to leave out is at no step.
         DivergedError: If the weights stop being finite.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     check_integer("first_step", first_step, maximum=len(order))
     if (retrained is None) != (forget is None):
         raise InputError("pass `retrained` and `forget` together: M' leaves the batch `forget` out.")
-    left_out = set() if forget is None else set(order.steps_of_batch(forget))
-    observers = list(observers)
+    gone = frozenset(forget or ())
+    if missing := gone.difference(*order):
+        raise InputError(
+            f"example {min(missing)} of `forget` is at no step of this order; nothing to leave out."
+        )
+    observers, stepper = list(observers), stepper or Stepper()
     models = [model] if retrained is None else [model, retrained]
     with ExitStack() as modes:
         for trained in models:
@@ -90,9 +106,13 @@ def train(
             batch = inputs[index], labels[index]
             for observer in observers:
                 observer.before_step(step, batch)
-            sgd_step(model, batch, loss_fn, eta)
-            if retrained is not None and step not in left_out:
-                sgd_step(retrained, batch, loss_fn, eta)
+            stepper.take(model, batch, loss_fn, eta, step)
+            if retrained is not None:
+                kept = [place for place, example in enumerate(order[step]) if example not in gone]
+                if len(kept) == len(index):
+                    stepper.take(retrained, batch, loss_fn, eta, step)
+                elif kept:
+                    stepper.take(retrained, (batch[0][kept], batch[1][kept]), loss_fn, eta, step)
             for observer in observers:
                 observer.after_step(step)
     for trained in models:

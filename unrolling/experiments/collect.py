@@ -1,5 +1,6 @@
 """Ask for runs and get them: from the store if they are there, computed and stored if not."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -156,26 +158,25 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
+    """Return runs by their settings; of two with equal settings, the later one."""
+    return {config_from(record.config): record for record in records}
+
+
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     """Return those of these runs that are among the committed results of a profile; nothing is computed."""
-    return _pick(configs, published_store(profile))
+    found = by_config(published_store(profile))
+    return [found[config] for config in configs if config in found]
 
 
-def stored(configs: Iterable[RunConfig], profile: str) -> list[Record]:
-    """Return those of these runs that are there already, committed or computed here; nothing is computed."""
-    return _pick(configs, [*default_store(), *published_store(profile)])
-
-
-def _pick(configs: Iterable[RunConfig], records: Iterable[Record]) -> list[Record]:
-    # Through config_from, a record made before a setting existed counts as made with its default.
-    by_config = {config_from(record.config): record for record in records}
-    return [by_config[config] for config in configs if config in by_config]
+def _settings(record: Record) -> dict[str, Any]:
+    return dataclasses.asdict(config_from(record.config))
 
 
 def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the runs' traces in long form: a row per recorded step, with the run's settings beside it."""
     frames = [
-        pd.DataFrame(record.result["trace"]).assign(**record.config, address=record.address)
+        pd.DataFrame(record.result["trace"]).assign(**_settings(record), address=record.address)
         for record in records
     ]
     return pd.concat(frames, ignore_index=True)
@@ -187,5 +188,5 @@ def final_frame(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         last = {name: values[-1] for name, values in record.result["trace"].items()}
         scalars = {name: value for name, value in record.result.items() if not isinstance(value, dict)}
-        rows.append({**scalars, **last, **record.config, "address": record.address})
+        rows.append({**scalars, **last, **_settings(record), "address": record.address})
     return pd.DataFrame(rows)

@@ -6,14 +6,29 @@ from typing import Any
 
 from unrolling._checks import check_choice, check_integer, check_real
 from unrolling.data import DATASETS
+from unrolling.experiments.recipes import RECIPES
 from unrolling.losses import Objective
 from unrolling.models import MODELS
 
 DTYPES = ("float32", "float64")
+#: Where x* stands in pre-training, by name.
+PRETRAINING: dict[str, str] = {
+    "shared": "M and M' start from one M_N, trained on all of D (sections 8.1 and 8.3)",
+    "without_forgotten": "M and M' start from one M_N that never saw what is forgotten",
+    "retrained": "M' is trained from M_0 without what is forgotten (retraining as section 3.3 defines it)",
+}
+#: Conventions of the released code that a run can follow, one or more, and what each does.
+CONVENTIONS: dict[str, str] = {
+    "fixed_order": "the t steps go through the data in their own order, without a shuffle",
+    "frozen_statistics": "from the second step on the network trains in evaluation mode",
+    "momentum": "the t steps use momentum 0.9 and weight decay 5e-4; unlearning does not know of it",
+    "test_statistics": "before w_0 is taken, the test set passes through the network in training mode",
+    "wrong_batch": "M' leaves out the batch after the one that is unlearned",
+}
 
 
-def _setting(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _setting(default: Any, doc: str, *, later: bool = False) -> Any:
+    return field(default=default, metadata={"doc": doc, "later": later})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +60,44 @@ class RunConfig:
     sigma_every: int = _setting(50, "steps between samples of sigma (paper: 'every couple of steps')")
     sigma_rtol: float = _setting(1e-2, "tolerance of each sample of sigma")
     sigma_max_hvps: int = _setting(32, "Hessian-vector products at most per sample")
-    record_every: int = _setting(50, "steps between recorded rows")
+    record_every: int = _setting(50, "steps between recorded rows; 0 for once an epoch")
+    pretraining: str = _setting(
+        "shared", f"where x* stands in pre-training: {', '.join(PRETRAINING)} (paper: shared)", later=True
+    )
+    recipe: str = _setting("plain", f"how M_N is trained: {', '.join(RECIPES)} (paper: plain)", later=True)
+    forget_count: int = _setting(
+        1, "how many batches M' leaves out, from forget_batch on (paper: one)", later=True
+    )
+    forget_size: int = _setting(
+        0, "forget only so many of their examples; 0 for all (paper: a batch)", later=True
+    )
+    released: str = _setting(
+        "", "conventions of the released code to follow, separated by spaces (paper's text: none)", later=True
+    )
+    sigma_batch: int = _setting(
+        0, "sample sigma on so many fixed training examples; 0 for each step's batch", later=True
+    )
+    shadow_size: int = _setting(
+        0,
+        "examples of a shadow model, disjoint from train_size, for privacy risk scores; 0 for none",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         check_choice("data set", self.dataset, DATASETS)
         check_choice("model", self.model, MODELS)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("place of x* in pre-training", self.pretraining, PRETRAINING)
+        check_choice("recipe", self.recipe, RECIPES)
         for name in ("train_size", "test_size", "width", "pretrain_epochs", "seed", "forget_batch"):
             check_integer(name, getattr(self, name))
-        for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "record_every"):
+        for name in ("record_every", "forget_size", "sigma_batch", "shadow_size"):
+            check_integer(name, getattr(self, name))
+        for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "forget_count"):
             check_integer(name, getattr(self, name), minimum=1)
+        for name in self.conventions:
+            check_choice("released convention", name, CONVENTIONS)
+        object.__setattr__(self, "released", " ".join(sorted(self.conventions)))
         check_real("learning_rate", self.learning_rate, above=0)
         check_real("sigma_rtol", self.sigma_rtol, above=0)
         check_real("gamma", self.gamma, minimum=0)
@@ -64,9 +107,23 @@ class RunConfig:
             if isinstance(setting.default, float):
                 object.__setattr__(self, setting.name, float(getattr(self, setting.name)))
 
+    @property
+    def conventions(self) -> frozenset[str]:
+        """The released conventions that the run follows."""
+        return frozenset(self.released.split())
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings by name: the canonical form that the address is made from."""
-        return dataclasses.asdict(self)
+        """Return the settings by name: the canonical form that the address is made from.
+
+        A setting that came later than the first stored runs is left out while it has its default. It then
+        says what was true of those runs as well, so they keep their addresses.
+        """
+        kept = {}
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if value != setting.default or not setting.metadata["later"]:
+                kept[setting.name] = value
+        return kept
 
 
 def config_from(settings: dict[str, Any]) -> RunConfig:

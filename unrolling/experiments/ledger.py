@@ -14,14 +14,15 @@ trained for it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import NamedTuple
 
 from unrolling._checks import InputError, check_choice
 from unrolling.experiments import checks
-from unrolling.experiments.collect import stored
+from unrolling.experiments.collect import by_config, default_store, published_store
+from unrolling.experiments.config import RunConfig
 from unrolling.experiments.profiles import PROFILES, load_profile
 from unrolling.paper import Claim, Entry, Finding, NotTestable, claims, find_claim
 from unrolling.store import Record
@@ -98,10 +99,32 @@ def evaluate(ids: Iterable[str] | None = None, *, profile: str | None = None) ->
         profile: Use the runs of this profile only. By default each claim gets the largest one that is there.
     """
     profiles = PROFILES[::-1] if profile is None else (check_choice("profile", profile, PROFILES),)
-    return [_evaluate(find_claim(id), profiles) for id in (claims() if ids is None else ids)]
+    shelf = _Shelf()
+    return [_evaluate(find_claim(id), profiles, shelf) for id in (claims() if ids is None else ids)]
 
 
-def _evaluate(claim: Claim, profiles: Sequence[str]) -> Entry:
+class _Shelf:
+    """The runs that are there already, committed or computed here, each read once."""
+
+    @cached_property
+    def _own(self) -> dict[RunConfig, Record]:
+        return by_config(default_store())
+
+    @cached_property
+    def _published(self) -> dict[str, dict[RunConfig, Record]]:
+        return {profile: by_config(published_store(profile)) for profile in PROFILES}
+
+    def runs(self, found: Check, profile: str) -> list[Record]:
+        """Return the runs that a check needs in a profile, or none if one of them is missing."""
+        experiments = load_profile(profile).experiments
+        if found.experiment not in experiments:
+            return []
+        configs = experiments[found.experiment].configs(found.part)
+        there = self._own | self._published[profile]
+        return [there[config] for config in configs] if there.keys() >= set(configs) else []
+
+
+def _evaluate(claim: Claim, profiles: Sequence[str], shelf: _Shelf) -> Entry:
     found = all_checks().get(claim.id)
     if found is None:
         return Entry(claim, "not yet run", "No check has been written for it yet.")
@@ -110,22 +133,12 @@ def _evaluate(claim: Claim, profiles: Sequence[str]) -> Entry:
     for profile in profiles:
         if found.profile not in ("any", profile):
             continue
-        records = _records(found, profile)
+        records = shelf.runs(found, profile)
         if records:
             return _entry(claim, found, found.function(records), profile, records)
     parts = found.part if isinstance(found.part, str) else ", ".join(found.part)
     missing = f"No profile has all of its runs ({found.experiment}, {parts})."
     return Entry(claim, "not yet run", missing, page=found.page)
-
-
-def _records(found: Check, profile: str) -> list[Record]:
-    """Return the runs that a check needs in a profile, or none if one of them is missing."""
-    experiments = load_profile(profile).experiments
-    if found.experiment not in experiments:
-        return []
-    configs = experiments[found.experiment].configs(found.part)
-    records = stored(configs, profile)
-    return records if len(records) == len(configs) else []
 
 
 def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Sequence[Record]) -> Entry:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from unrolling._checks import InputError
-from unrolling.batches import BatchOrder, make_batch_order
+from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
 from unrolling.data import Dataset, load_dataset
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.protocol import make_protocol
+from unrolling.experiments.recipes import RECIPES, Recipe, RecipeStepper
+from unrolling.experiments.unlearned import Unlearning
 from unrolling.losses import Objective
-from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 from unrolling.models import build_model
-from unrolling.parameters import Params, batch_loss, gradient, load_parameters, norm, snapshot, trainable
+from unrolling.parameters import load_parameters, norm, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import Observer, copy_for_retraining, train
@@ -23,6 +24,9 @@ from unrolling.unlearning_error import targeted_unlearning_error, verification_e
 
 #: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
+
+#: The momentum of the released scripts that have one.
+MOMENTUM = 0.9
 
 
 def load_data(config: RunConfig) -> Dataset:
@@ -46,31 +50,6 @@ def initial_model(config: RunConfig, dataset: Dataset) -> nn.Module:
             config.model, dataset.num_classes, input_shape=input_shape, width=config.width or None
         )
     return model.to(getattr(torch, config.dtype))
-
-
-def batch_orders(config: RunConfig, num_examples: int) -> tuple[BatchOrder, BatchOrder, tuple[int, ...]]:
-    r"""Return the order of pre-training, that of the t steps from w_0 on, and the forgotten batch.
-
-    Pre-training is shuffled anew each epoch. The t steps repeat one epoch's batches m times, so that the
-    forgotten batch can be left out of every epoch.
-    """
-    pretraining = make_batch_order(
-        num_examples,
-        config.batch_size,
-        config.pretrain_epochs,
-        make_generator(config.seed, "pretraining order"),
-        reshuffle=True,
-    )
-    order = make_batch_order(
-        num_examples, config.batch_size, config.epochs, make_generator(config.seed, "batch order")
-    )
-    per_epoch = len(order) // config.epochs
-    if config.forget_batch >= per_epoch:
-        raise InputError(
-            f"forget_batch must be one of an epoch's {per_epoch} batches, 0..{per_epoch - 1}, "
-            f"got {config.forget_batch}."
-        )
-    return pretraining, order, order[config.forget_batch]
 
 
 def execute(
@@ -119,31 +98,79 @@ class _Run:
         self.labels = dataset.train_labels.to(device)
         self.num_classes = dataset.num_classes
         self.test_data = dataset.test_inputs.to(device, dtype), dataset.test_labels.to(device)
-        self.pretraining, self.order, self.forget = batch_orders(config, len(self.labels))
+        self.protocol = make_protocol(config, len(self.labels))
         self.objective = Objective(config.loss, config.gamma)
         self.model = initial_model(config, dataset).to(device)
+        #: M' as it starts, once it is known.
+        self.retrained: nn.Module | None = None
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
         self._progress = progress
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch on all of the data."""
+        return len(self.protocol.order) // self.config.epochs
+
     def pretrain(self, state: dict[str, Any] | None) -> None:
-        """Take M_0 to M_N in N epochs."""
-        if state:
+        """Take M_0 to M_N in N epochs; and M' on its own, if the protocol has it retrained."""
+        first, second = self.protocol.pretraining, self.protocol.pretraining_retrained
+        if second is not None:
+            self.retrained = copy_for_retraining(self.model)
+        if state is None or "retrained" not in state:
+            self._pretrain(self.model, first, state, lambda own: {"model": own}, offset=0)
+            state = None
+        else:
             self.model.load_state_dict(state["model"])
-        self._train(
-            self.pretraining,
-            first_step=state["step"] if state else 0,
-            observers=self._housekeeping(
-                0, lambda done: {"phase": "pretraining", "step": done, "model": self.model.state_dict()}
-            ),
-        )
+            state = state | {"model": state["retrained"]}
+        if second is not None:
+            finished = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self._pretrain(
+                self.retrained,
+                second,
+                state,
+                lambda own: {"model": finished, "retrained": own},
+                offset=len(first),
+            )
+        if "test_statistics" in self.config.conventions:
+            self._pass_test_set_through()
+
+    def _pretrain(
+        self,
+        model: nn.Module,
+        order: BatchOrder,
+        state: dict[str, Any] | None,
+        states: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        offset: int,
+    ) -> None:
+        stepper = self._stepper(RECIPES[self.config.recipe], self.config.pretrain_epochs)
+        if state:
+            model.load_state_dict(state["model"])
+            stepper.load_state([model], state["velocities"])
+
+        def collect(done: int) -> dict[str, Any]:
+            velocities = stepper.state([model])
+            phase = {"phase": "pretraining", "step": done, "velocities": velocities}
+            return phase | states(model.state_dict())
+
+        first_step = state["step"] if state else 0
+        observers = self._housekeeping(offset, collect)
+        self._train(model, order, stepper=stepper, first_step=first_step, observers=observers)
+
+    def _pass_test_set_through(self) -> None:
+        inputs = self.test_data[0].split(self.config.batch_size)
+        with torch.no_grad(), training_mode(self.model, True):
+            for part in inputs:
+                self.model(part)
 
     def unroll(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Take M and M' from w_0 = M_N through the t steps, and measure on the way."""
-        config, model = self.config, self.model
+        config, model, protocol = self.config, self.model, self.protocol
         if state:
             model.load_state_dict(state["initial_model"])
         initial_state = {name: value.clone() for name, value in model.state_dict().items()}
-        retrained = copy_for_retraining(model)
+        retrained = copy_for_retraining(model) if self.retrained is None else self.retrained
+        fixed = slice(config.sigma_batch)
         tracker = UnlearningTracker(
             model,
             self.objective,
@@ -151,16 +178,31 @@ class _Run:
             every=config.sigma_every,
             rtol=config.sigma_rtol,
             max_hvps=config.sigma_max_hvps,
+            hessian_batch=(self.inputs[fixed], self.labels[fixed]) if config.sigma_batch else None,
             seed=config.seed,
         )
-        unlearning = _Unlearning(self)
-        forget_gradient_norm = norm(gradient(unlearning.loss, unlearning.initial))
+        recipe = Recipe(
+            momentum=MOMENTUM if "momentum" in config.conventions else 0,
+            weight_decay=5e-4 if "momentum" in config.conventions else 0,
+            frozen_statistics="frozen_statistics" in config.conventions,
+        )
+        stepper = self._stepper(recipe, config.epochs)
+        unlearning = Unlearning(
+            model,
+            self.objective,
+            self.inputs,
+            self.labels,
+            protocol,
+            learning_rate=config.learning_rate,
+            training=not recipe.frozen_statistics,
+        )
+        forget_gradient_norm = unlearning.gradient_norm
         accuracy_pretrained = accuracy(model, *self.test_data)
 
         def measure(done: int) -> dict[str, float]:
             estimate = tracker.result()
             now, other = trainable(model), trainable(retrained)
-            return {
+            row = {
                 "e": estimate.unlearning_error,
                 "e_corrected": estimate.unlearning_error_corrected,
                 "e_targeted": targeted_unlearning_error(
@@ -170,19 +212,29 @@ class _Run:
                     gradient_norm=forget_gradient_norm,
                 ),
                 "weight_change": estimate.weight_change,
+                "weight_norm": norm(now),
                 "sigma_avg": estimate.sigma_avg,
                 "v": verification_error(unlearning.at_initial_weights(done), other),
                 "v_final_gradient": verification_error(unlearning.at_final_weights(done), other),
+                "v_amnesiac": verification_error(unlearning.amnesiac(), other),
+                "v_amnesiac_released": verification_error(unlearning.amnesiac_released(), other),
                 "v_nothing": verification_error(now, other),
                 "accuracy": accuracy(model, *self.test_data),
                 "accuracy_retrained": accuracy(retrained, *self.test_data),
             }
+            if recipe.momentum:
+                informed = unlearning.at_initial_weights(done, momentum=recipe.momentum)
+                row["v_momentum"] = verification_error(informed, other)
+            return row
 
-        recorder = Recorder(measure, every=config.record_every, total=len(self.order))
+        every = config.record_every or self.steps_per_epoch
+        recorder = Recorder(measure, every=every, total=len(protocol.order))
         if state:
             model.load_state_dict(state["model"])
             retrained.load_state_dict(state["retrained"])
+            stepper.load_state([model, retrained], state["velocities"])
             tracker.load_state(state["tracker"])
+            unlearning.load_state(state["unlearning"])
             recorder.rows = state["rows"]
 
         def collect(done: int) -> dict[str, Any]:
@@ -192,27 +244,32 @@ class _Run:
                 "model": model.state_dict(),
                 "retrained": retrained.state_dict(),
                 "initial_model": initial_state,
+                "velocities": stepper.state([model, retrained]),
                 "tracker": tracker.state(),
+                "unlearning": unlearning.state(),
                 "rows": recorder.rows,
             }
 
+        offset = len(protocol.pretraining) + len(protocol.pretraining_retrained or ())
         self._train(
-            self.order,
+            model,
+            protocol.order,
+            stepper=stepper,
             first_step=state["step"] if state else 0,
             retrained=retrained,
-            forget=self.forget,
-            observers=[tracker, recorder, *self._housekeeping(len(self.pretraining), collect)],
+            forget=protocol.left_out,
+            observers=[tracker, *unlearning.observers, recorder, *self._housekeeping(offset, collect)],
         )
         estimate = tracker.result()
-        load_parameters(model, unlearning.at_initial_weights(len(self.order)))
+        load_parameters(model, unlearning.at_initial_weights(len(protocol.order)))
         return {
             "trace": {key: [row[key] for row in recorder.rows] for key in recorder.rows[0]},
             "sigma": {"step": list(estimate.sigma_steps), "eigenvalue": list(estimate.eigenvalues)},
             "sigma_converged": estimate.converged,
             "sigma_hvps": estimate.hvps,
-            "pretrain_steps": len(self.pretraining),
-            "steps": len(self.order),
-            "steps_per_epoch": len(self.order) // config.epochs,
+            "pretrain_steps": len(protocol.pretraining),
+            "steps": len(protocol.order),
+            "steps_per_epoch": self.steps_per_epoch,
             "num_classes": self.num_classes,
             "num_parameters": sum(p.numel() for p in trainable(model).values()),
             "forget_gradient_norm": forget_gradient_norm,
@@ -220,9 +277,14 @@ class _Run:
             "accuracy_unlearned": accuracy(model, *self.test_data),
         }
 
-    def _train(self, order: BatchOrder, **options: Any) -> None:
+    def _stepper(self, recipe: Recipe, num_epochs: int) -> RecipeStepper:
+        return RecipeStepper(
+            recipe, num_epochs=num_epochs, steps_per_epoch=self.steps_per_epoch, seed=self.config.seed
+        )
+
+    def _train(self, model: nn.Module, order: BatchOrder, **options: Any) -> None:
         eta = self.config.learning_rate
-        train(self.model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
+        train(model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
 
     def _housekeeping(self, offset: int, collect: Callable[[int], dict[str, Any]]) -> list[Observer]:
         """Observers that save and report, after those that measure."""
@@ -230,7 +292,8 @@ class _Run:
         if self._checkpoint:
             observers.append(Checkpointer(self._checkpoint, collect, every_seconds=self._checkpoint_seconds))
         if self._progress:
-            total = len(self.pretraining) + len(self.order)
+            parts = self.protocol.pretraining, self.protocol.pretraining_retrained or (), self.protocol.order
+            total = sum(map(len, parts))
             observers.append(_Reporter(self._progress, offset, total))
         return observers
 
@@ -243,34 +306,3 @@ class _Reporter(Observer):
 
     def after_step(self, step: int) -> None:
         self.progress(self.offset + step + 1, self.total)
-
-
-class _Unlearning:
-    """M'' after any number of steps: the two single-gradient updates for the steps taken so far."""
-
-    def __init__(self, run: _Run):
-        index = torch.tensor(run.forget, device=run.inputs.device)
-        # Training mode: the steps on this batch were taken with batch statistics.
-        self.loss: Callable[[Params], Tensor] = batch_loss(
-            run.model, run.objective, (run.inputs[index], run.labels[index]), training=True
-        )
-        self.initial = snapshot(run.model)
-        self._model, self._eta = run.model, run.config.learning_rate
-        self._forget_steps = run.order.steps_of_batch(run.forget)
-
-    def _times_trained_on(self, done: int) -> int:
-        return sum(step < done for step in self._forget_steps)
-
-    def at_initial_weights(self, done: int) -> Params:
-        times, now = self._times_trained_on(done), trainable(self._model)
-        if not times:
-            return now
-        return single_gradient_unlearn(
-            now, self.initial, self.loss, learning_rate=self._eta, num_epochs=times
-        )
-
-    def at_final_weights(self, done: int) -> Params:
-        now = trainable(self._model)
-        if not self._times_trained_on(done):
-            return now
-        return final_gradient_unlearn(now, self.loss, learning_rate=self._eta)

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from unrolling._checks import InputError
-from unrolling.experiments.collect import final_frame, trace_frame
+from unrolling.experiments.collect import final_frame
 from unrolling.losses import gamma_from_released
 from unrolling.store import Record
 
@@ -41,11 +41,16 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
     """
     rows = []
     for record in records:
-        row = after_steps(trace_frame([record]), num_epochs * record.result["steps_per_epoch"])
-        rows.append(
-            row.assign(**{name: record.result[name] for name in ("num_classes", "accuracy_pretrained")})
-        )
-    return pd.concat(rows, ignore_index=True)
+        trace, last = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
+        if last not in trace["step"]:
+            raise InputError(
+                f"run {record.address} has no row at step {last}, the end of epoch {num_epochs}; "
+                f"recorded steps are {trace['step']}."
+            )
+        row = {name: values[trace["step"].index(last)] for name, values in trace.items()}
+        row |= {name: record.result[name] for name in ("num_classes", "accuracy_pretrained")}
+        rows.append(row | record.config | {"address": record.address})
+    return pd.DataFrame(rows)
 
 
 def plain_value(rows: pd.DataFrame, column: str, *, keys: Sequence[str] = (*SETTING, "seed")) -> np.ndarray:

@@ -223,8 +223,7 @@ class Problem:
     @cached_property
     def retraining_order(self) -> BatchOrder:
         """The order of M' has F removed in place; steps of which nothing is left vanish."""
-        steps = (self.split(batch)[0] for batch in self.order)
-        return BatchOrder(tuple(kept for kept in steps if kept))
+        return self.order.without(self.forget)
 
     def split(self, batch: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return what stays of a batch, and what of F is in it, each in the order of the batch."""

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrolling.curvature import hessian_operator
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.ledger import check
-from unrolling.experiments.run import batch_orders, execute, initial_model, load_data
+from unrolling.experiments.protocol import make_protocol
+from unrolling.experiments.run import execute, initial_model, load_data
 from unrolling.losses import Objective
 from unrolling.models import build_model
 from unrolling.paper import Finding
@@ -120,7 +121,7 @@ def unlearning_error_needs_no_retraining() -> Finding:
         max_hvps=config.sigma_max_hvps,
         seed=config.seed,
     )
-    order = batch_orders(config, len(dataset.train_labels))[1]
+    order = make_protocol(config, len(dataset.train_labels)).order
     train(
         model,
         dataset.train_inputs.double(),
