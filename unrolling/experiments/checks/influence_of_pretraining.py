@@ -57,8 +57,8 @@ def table_4_within_the_replicate_noise(records: list[Record]) -> Finding:
         log_e=("log_e", "mean"), accuracy=("accuracy_pretrained", "mean"), seeds=("seed", "nunique")
     )
     both = printed_rows().set_index(keys).join(ours)
-    ends = both["seeds"].map(lambda seeds: np.log(replicate_band(int(seeds))[1]))
-    within = (both["log_e"] - np.log(both["e"])).abs() <= ends
+    widths = {seeds: np.log(replicate_band(int(seeds))[1]) for seeds in both["seeds"].unique()}
+    within = (both["log_e"] - np.log(both["e"])).abs() <= both["seeds"].map(widths)
     trained = both[both.index.get_level_values("pretrain_epochs") >= 10]
     # The largest gamma is where accuracy collapses, and where it varies most from run to run.
     kept = trained[trained["gamma"] < trained.groupby("dataset")["gamma"].transform("max")]

@@ -59,7 +59,7 @@ def penalty_to_accuracy_is_moderate(records: list[Record]) -> Finding:
     return Finding(
         propositions={"the accuracy falls by less than 3 points": bool((lost < 3).all())},
         value=float(lost.max()),
-        value_is="largest loss of accuracy of M_(N+t) in points, mean over seeds",
+        value_is="largest loss of accuracy after the t steps, in points, mean over seeds",
         reason=f"It is so in {within} of {len(lost)} cells; the largest loss is {lost.max():z.1f} points, "
         f"and {before.max():z.1f} for M_N, whose accuracy the paper's tables print. In its own Table 1 up to "
         f"{printed.max():.1f} points are lost.",
@@ -145,7 +145,7 @@ def baseline_accuracies(records: list[Record]) -> Finding:
         },
         value=float(differences.max()),
         value_is="largest difference from the printed accuracy in points, mean over seeds",
-        reason="M_N and M_(N+t) have "
+        reason="M_N and the model t steps later have "
         + ", ".join(
             f"{own['accuracy_pretrained']:.1f} and {own['accuracy']:.1f} % ({model})"
             for model, own in plain.iterrows()
@@ -165,7 +165,7 @@ def moderate_penalties_cost_up_to_5_points(records: list[Record]) -> Finding:
             f"{model} loses at most 5 points": bool(points <= 5) for model, points in worst.items()
         },
         value=float(worst.max()),
-        value_is="largest loss of accuracy of M_(N+t) in points, mean over seeds",
+        value_is="largest loss of accuracy after the t steps, in points, mean over seeds",
         reason=f"The paper's 5 is {gamma_from_released(5, 10):.2f} in Eq. 10. Up to it the largest loss is "
         + ", ".join(f"{points:z.1f} points ({model})" for model, points in worst.items())
         + ".",
@@ -204,8 +204,8 @@ def accuracy_falls_with_the_strength(records: list[Record]) -> Finding:
             f"it falls for {model}": bool(rank <= -0.9) for model, rank in ranks["accuracy"].items()
         },
         value=float(ranks["accuracy"].max()),
-        value_is="largest Spearman of gamma and the accuracy of M_(N+t), mean over seeds",
-        reason="Spearman of gamma and the accuracy of M_(N+t), and of M_N in brackets, is "
+        value_is="largest Spearman of gamma and the accuracy after the t steps, mean over seeds",
+        reason="Spearman of gamma and the accuracy after the t steps, that of M_N in brackets, is "
         + ", ".join(
             f"{own['accuracy']:.2f} ({own['accuracy_pretrained']:.2f}) for {model}"
             for model, own in ranks.iterrows()
