@@ -122,10 +122,9 @@ def figure_8_at_every_amount_of_pretraining(records: list[Record]) -> Finding:
         },
         value=float(furthest.max()),
         value_is="largest relative change of sigma_avg, geometric mean over seeds",
-        reason="At gamma up to 15 sigma_avg is, at the largest gamma the change in weights is, relative to "
-        "gamma = 0: "
-        + ", ".join(
-            f"{100 * furthest[n]:.0f} % away and {own['ratio']:.2f} of it (N = {n})"
+        reason="; ".join(
+            f"N = {n}: sigma_avg up to {100 * furthest[n]:.0f} % away from that at gamma = 0, "
+            f"{own['ratio']:.2f} of the change in weights left at the largest gamma"
             for n, own in changes.iterrows()
         )
         + ".",
@@ -216,7 +215,7 @@ def weights_move_less_after_more_pretraining(records: list[Record]) -> Finding:
     return Finding(
         propositions={"w_t is closer to w_0, in each setting": all(rank <= -0.8 for rank in ranks.values())},
         value=max(ranks.values()),
-        value_is=f"largest Spearman of N and ||w_t - w_0|| of {len(ranks)} settings, means over seeds",
+        value_is="largest Spearman of N and ||w_t - w_0|| over settings, means over seeds",
         reason="Spearman is "
         + ", ".join(f"{rank:.2f} ({model} on {data})" for (data, model), rank in ranks.items())
         + ".",
