@@ -31,10 +31,11 @@ def against_plain(rows: pd.DataFrame) -> pd.DataFrame:
         For each run with ``gamma`` > 0: :data:`CELL` and seed; each of :data:`COMPARED` divided by that of
         the plain run; ``accuracy_lost``, by how many points less accurate the penalised :math:`M_{N+t}` is.
     """
+    keys = [*SETTING, "seed"]
     compared = rows[[*CELL, "seed"]].copy()
     for column in COMPARED:
-        compared[column] = relative_to_plain(rows, column, keys=[*SETTING, "seed"])
-    plain = plain_value(rows, "accuracy", keys=[*SETTING, "seed"])
+        compared[column] = relative_to_plain(rows, column, keys=keys)
+    plain = plain_value(rows, "accuracy", keys=keys)
     compared["accuracy_lost"] = 100 * (plain - rows["accuracy"])
     return compared[rows["gamma"] > 0].reset_index(drop=True)
 

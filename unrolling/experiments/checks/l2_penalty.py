@@ -28,6 +28,12 @@ def _means(records: list[Record], *, at_the_end: bool) -> pd.DataFrame:
     return cell_means(against_plain(after_steps(trace_frame(records), steps)))
 
 
+def _span(values: pd.Series) -> str:
+    """Return the smallest and the largest of these numbers, or the one that there is."""
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def _of_each_penalty(means: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the cells of each penalty at strengths within the range of Table 3."""
     largest = printed_cells()["gamma"].max()
@@ -96,8 +102,7 @@ def without_pretraining_the_largest_strength_multiplies_the_error(records: list[
         value_is="smallest ratio of e over settings and penalties after one epoch, mean over seeds",
         reason="After one epoch the ratio is "
         + " and ".join(
-            f"{after_epoch[loss].min():.2f} to {after_epoch[loss].max():.2f} ({name}; "
-            f"at the end {after_all[loss].min():.2f} to {after_all[loss].max():.2f})"
+            f"{_span(after_epoch[loss])} ({name}; at the end {_span(after_all[loss])})"
             for loss, name in PENALTIES.items()
         )
         + ".",
@@ -108,13 +113,14 @@ def without_pretraining_the_largest_strength_multiplies_the_error(records: list[
 def smaller_weights_do_not_move_less(records: list[Record]) -> Finding:
     """Look in each setting for a strength with smaller weights and no smaller change."""
     cells = _of_each_penalty(_means(records, at_the_end=True))
-    shares, moved = {}, []
+    shares = {}
     for loss, own in cells.items():
         smaller = own["weight_norm"] < 0.9
-        moved += own.loc[smaller, "weight_change"].tolist()
         found = own.assign(found=smaller & (own["weight_change"] >= 0.95))
         shares[loss] = float(found.groupby(SETTING)["found"].any().mean())
-    changes = f"{min(moved):.2f} to {max(moved):.2f} times as large" if moved else "not tested"
+    everything = pd.concat(cells.values())
+    moved = everything.loc[everything["weight_norm"] < 0.9, "weight_change"]
+    seen = f"{_span(moved)} times as large" if len(moved) else "not known, since it never does"
     return Finding(
         propositions={
             f"{PENALTIES[loss]}: in each setting some strength does that": share == 1
@@ -122,7 +128,7 @@ def smaller_weights_do_not_move_less(records: list[Record]) -> Finding:
         },
         value=min(shares.values()),
         value_is="share of settings with such a strength, the smaller of the two penalties'",
-        reason=f"Where ||w_t|| falls below 0.9 of its value without penalty, the change is {changes}. By the "
+        reason=f"Where ||w_t|| falls below 0.9 of its value without penalty, the change is {seen}. By the "
         "triangle inequality ||w_t - w_0|| is at least ||w_0|| - ||w_t||: weights that shrink have to move.",
     )
 
@@ -144,8 +150,8 @@ def penalising_the_softmax_hessian_does_not_help(records: list[Record]) -> Findi
         },
         value=float(lowest.min()),
         value_is="lowest e over e without penalty among those strengths, mean over seeds",
-        reason=f"With them e is {cheap['e'].min():.2f} to {cheap['e'].max():.2f} times, and sigma "
-        f"{cheap['sigma_avg'].min():.2f} to {cheap['sigma_avg'].max():.2f} times as large as without.",
+        reason=f"With them e is {_span(cheap['e'])} times, and sigma {_span(cheap['sigma_avg'])} times as "
+        "large as without.",
     )
 
 
