@@ -102,6 +102,12 @@ from unrolling.methods.problem import Method, Model, NotApplicable, Outcome, Pro
 from unrolling.methods.registry import register_method
 
 # Metrics of unlearning (section 3.2)
+from unrolling.metrics.association import (
+    Correlation,
+    CorrelationDifference,
+    compare_correlations,
+    correlate,
+)
 from unrolling.metrics.leakage import (
     EpsilonLowerBound,
     WeightDivergence,
@@ -127,6 +133,8 @@ __all__ = [
     "BatchOrder",
     "CertifiedModel",
     "CertifiedRemoval",
+    "Correlation",
+    "CorrelationDifference",
     "Cost",
     "Dataset",
     "DeltaGradReplay",
@@ -163,7 +171,9 @@ __all__ = [
     "build_model",
     "certified_removal",
     "collapse_gamma",
+    "compare_correlations",
     "copy_for_retraining",
+    "correlate",
     "cross_entropy",
     "delta_bound",
     "deltagrad_unlearn",

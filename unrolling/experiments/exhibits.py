@@ -25,6 +25,7 @@ class Exhibit(NamedTuple):
     part: str | tuple[str, ...] | None = None
 
 
+_PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
 _L2_PENALTY = (
     "13_l2_penalty",
@@ -62,6 +63,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
+    Exhibit("figure-9", "Verification error over unlearning error, over the steps", *_PROXY, "steps"),
+    Exhibit("figure-11", "Verification error over unlearning error, by strength", *_PROXY, "strength"),
+    Exhibit("figure-12", "Verification error over unlearning error, over settings", *_PROXY, "grid"),
     Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, ("strength", "strength_vgg")),
     Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),

@@ -25,6 +25,8 @@ FUNCTIONS: dict[str, str] = {
     "likelihood_ratio_scores": "membership of single examples from many models: LiRA, U-LiRA",
     "epsilon_lower_bound": "epsilon at a given delta that an attack's successes show, with confidence",
     "gaussian_weight_divergence": "KL divergence of Gaussians fitted to weights over seeds",
+    "correlate": "correlation of two quantities, given others, with its bootstrap interval",
+    "compare_correlations": "which of two proxies follows a target more closely",
     "klom": "KL divergence of margins, unlearned against retrained models (Georgiev et al. 2024)",
 }
 
