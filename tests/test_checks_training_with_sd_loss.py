@@ -32,6 +32,7 @@ def test_lower_in_most_cells_and_not_by_chance():
     assert check(records(rising, **runs)).verdict == "contradicted"
     found = check(records(broken_at(GAMMAS[1], rising, falling), **runs))
     assert (found.verdict, found.value) == ("reproduced", pytest.approx(0.8))  # 16 of 20 cells
+    assert "own Table 4 it is in 99 of 120, and in 49 by more" in found.reason
     few = check(records(falling, gamma=GAMMAS[:4]))
     assert (few.verdict, few.value) == ("partly", 1.0)  # 3 of 3 happens by chance in one of eight
 
