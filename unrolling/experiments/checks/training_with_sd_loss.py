@@ -44,8 +44,8 @@ def sd_loss_lowers_the_error(records: list[Record]) -> Finding:
         value_is=f"share of {len(table)} cells with a lower e, geometric mean over seeds",
         reason=f"e is lower in {int(lower.sum())} of {len(table)} cells (sign test p = {p:.1g}; it takes the "
         "cells for independent, though those of one N share their e(0)). In the paper's own Table 4 it is in "
-        f"{int((printed['ratio'] < 1).sum())} of {len(printed)}, and in {int(clear.sum())} by more than two of "
-        "its runs differ by chance.",
+        f"{int((printed['ratio'] < 1).sum())} of {len(printed)}, and in {int(clear.sum())} by more than two "
+        "of its runs differ by chance.",
     )
 
 
