@@ -6,7 +6,7 @@ import pytest
 
 from unrolling.experiments.checks import l2_penalty as checks
 from unrolling.experiments.l2_penalty import printed_cells
-from unrolling.paper import NotTestable
+from unrolling.paper import NotTestable, replicate_band
 from unrolling.store import Record
 
 MODELS = ("resnet-small", "vgg-small")

@@ -168,5 +168,6 @@ def the_numbers_of_table_3(records: list[Record]) -> Finding:
         value=float(shares.max()),
         value_is="share of cells that agree, the larger of the two penalties'",
         reason=f"{100 * shares['l2']:.0f} % agree with the penalty as printed, "
-        f"{100 * shares['weight_decay']:.0f} % with weight decay as released; e may differ by a factor of {widest:.2f}.",
+        f"{100 * shares['weight_decay']:.0f} % with weight decay as released; agreement allows a factor of "
+        f"{widest:.2f}.",
     )
