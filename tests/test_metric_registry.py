@@ -192,11 +192,23 @@ def test_shadow_models_find_what_looks_like_training_data():
 
 def test_half_of_the_test_set_teaches_and_the_other_half_is_judged():
     case = make_case()
+    by_class = [[i for i in range(60) if case.test_labels[i] == label] for label in range(3)]
     moved = case.test_inputs.clone()
-    moved[30:] *= 3
+    moved[[members[place] for members in by_class for place in range(1, 20, 2)]] *= 3
     judged = replace(case, test_inputs=moved)
     assert value("privacy_risk", case) == value("privacy_risk", judged)  # it judges F alone
     assert value("shadow_models", case) != value("shadow_models", judged)
+
+
+@pytest.mark.parametrize("name", ["shadow_models", "privacy_risk", "privacy_risk_released"])
+@pytest.mark.parametrize("period", [1, 2, 20])
+def test_attacks_do_not_depend_on_how_classes_follow_one_another(name, period):
+    case = make_case()
+    layout = torch.arange(60) // period % 3  # 20: sorted by class
+    order = case.test_labels.argsort(stable=True)[layout.argsort(stable=True).argsort()]
+    moved = replace(case, test_inputs=case.test_inputs[order], test_labels=case.test_labels[order])
+    assert torch.equal(moved.test_labels, layout)
+    assert value(name, moved) == pytest.approx(value(name, case))
 
 
 def test_epsilon_lower_bound_finds_nothing_in_models_that_differ_by_chance():

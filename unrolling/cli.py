@@ -192,7 +192,7 @@ def _list(arguments: argparse.Namespace) -> None:
         "models": _named(MODELS),
         "losses": _named(LOSSES),
         "methods": _named({name: method.title for name, method in METHODS.items()}),
-        "metrics": _named(METRICS),
+        "metrics": _named({name: metric.title for name, metric in METRICS.items()}),
         "profiles": [{"name": name, "title": load_profile(name).description} for name in PROFILES],
     }
     if arguments.json:
