@@ -1,10 +1,13 @@
 import math
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import unrolling.metrics
 from unrolling._checks import InputError
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.leakage import gaussian_weight_divergence
@@ -13,6 +16,7 @@ from unrolling.metrics.registry import METRICS, Metric, measure
 from unrolling.parameters import Params
 
 NUM_SEEDS = 12
+README = Path(unrolling.metrics.__file__).with_name("README.md")
 WITH_TARGET = [name for name, metric in METRICS.items() if metric.target is not None]
 
 
@@ -318,3 +322,32 @@ def test_infinite_values_are_undefined():
 def test_a_case_refuses_to_forget_nothing_or_everything(forget):
     with pytest.raises(InputError, match="neither empty nor everything"):
         make_case(forget=forget)
+
+
+@pytest.fixture
+def registry():
+    """The registry, as it was when the test is over."""
+    before = dict(METRICS)
+    yield METRICS
+    METRICS.clear()
+    METRICS.update(before)
+
+
+def test_recipe_of_the_readme_runs_and_its_claim_holds(registry):
+    names = {"torch": torch}
+    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    names["test_two_of_four_examples_are_called_otherwise"]()
+    assert value("disagreement", make_case().exact) == (0.0,) * 12
+    opposite = make_case().where(Linear(-run.retrained.weight) for run in make_case().runs)
+    # of three classes the first of M' is the last of M''
+    assert value("disagreement", opposite) == (1.0,) * 12
+
+
+def test_everything_the_readme_names_exists():
+    text = README.read_text(encoding="utf-8")
+    for line in re.findall(r"^- (.*?):", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)[`(]", line):
+            assert hasattr(Case, name) or name in Case.__dataclass_fields__, name
+    for name, file in re.findall(r"^\| `(\w+)` .* `(\w+\.py)` \|$", text, re.MULTILINE):
+        assert re.search(rf"^(class|def) {name}\b|^{name}:", README.with_name(file).read_text(), re.MULTILINE)
