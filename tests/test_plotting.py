@@ -176,7 +176,17 @@ def test_matrix_shows_a_number_or_a_mark_in_every_cell():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0123, "0.012"), (-0.0123, "−0.01"), (0.00123, "0.001"), (-0.128, "−0.13"), (999.6, "1000")],
+    [
+        (0.0, "0"),
+        (0.123, "0.12"),
+        (-0.128, "−0.13"),
+        (0.0123, "0.01"),
+        (0.00523, "5e−3"),
+        (-3e-12, "−3e−12"),
+        (12.3, "12"),
+        (999.0, "999"),
+        (1000.0, "1e3"),
+    ],
 )
 def test_matrix_writes_numbers_that_fit_their_cells(value, text):
     ax = matrix(cells(value=[value] * 9), Figure().subplots())

@@ -285,21 +285,21 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
                 _short(value) if pd.notna(value) else mark,
                 ha="center",
                 va="center",
-                fontsize=8.5,
+                fontsize=8,
                 color=ink() if np.isnan(share) else _readable_on(shown.to_rgba(share)),
             )
     spaces = cells.drop_duplicates("metric").groupby("space", sort=False).size()
     ends = spaces.cumsum()
     for space, end in ends.items():
         middle = end - spaces[space] / 2 - 0.5
-        ax.text(len(methods) - 0.35, middle, space, rotation=270, ha="left", va="center", fontsize=9)
+        ax.text(len(methods) - 0.35, middle, space, rotation=270, ha="left", va="center", fontsize=8.5)
         if end < len(metrics):
             ax.axhline(end - 0.5, color=ink(), lw=0.8)
     ax.xaxis.tick_top()
     titles = [name.replace("_", " ") for name in methods]
     ax.set_xticks(range(len(methods)), titles, rotation=50, ha="left", rotation_mode="anchor", fontsize=9)
     titles = ["\n".join(textwrap.wrap(name.replace("_", " "), 18)) for name in metrics]
-    ax.set_yticks(range(len(metrics)), titles, fontsize=9, linespacing=0.95)
+    ax.set_yticks(range(len(metrics)), titles, fontsize=8.5, linespacing=1.15)
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)
@@ -312,16 +312,15 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _short(value: float) -> str:
-    """Return a number in at most five characters, or six with a sign and an exponent of two digits."""
-    for digits in (2, 1):
-        if value == 0 or 0.001 <= abs(value) < 1000:
-            text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
-        else:
-            mantissa, exponent = f"{value:.0e}".split("e")
-            text = f"{mantissa}e{int(exponent)}"
-        if len(text) <= 5:
-            break
-    return text.replace("-", "−")
+    """Return a number in at most four characters besides its sign, five with an exponent of two digits."""
+    size = abs(value)
+    if size and not 0.01 <= size < 1000:
+        mantissa, exponent = f"{size:.0e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    else:
+        two = f"{size:.0f}" if size >= 100 else f"{size:.2g}"
+        text = two if len(two) <= 4 else f"{size:.1g}"
+    return ("-" * (value < 0) + text).replace("-", "−")
 
 
 def _readable_on(color: tuple[float, float, float, float]) -> str:
