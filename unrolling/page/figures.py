@@ -45,7 +45,9 @@ def _tools(data: pd.DataFrame, name: str, command: str | None, runs: Sequence[Re
     made = ""
     if runs:
         names = distinct(run.data["name"] for run in runs)
-        made = f'<span class="figure-runs">{escape(f"{len(runs)} runs on {names}, seeds {all_seeds(runs)}")}</span>'
+        count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        origin = escape(f"{count} on {names}, seeds {all_seeds(runs)}")
+        made = f'<span class="figure-runs">{origin}</span>'
     return f'<div class="figure-tools">{made}{link}{details}</div>'
 
 
