@@ -166,6 +166,30 @@ def test_a_quick_run_does_not_decide_a_claim_about_the_papers_scale(runs):
     assert (entry.verdict, entry.profile, entry.reason) == ("contradicted", "paper", FAILED.reason)
 
 
+def test_runs_of_several_parts_come_together_and_each_once(registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNROLLING_STORE", str(tmp_path / "empty"))
+    seen = []
+    parts = ("strength", "pretraining")
+    check(CLAIM, page="a_page", experiment="training_with_sd_loss", part=parts)(
+        lambda records: seen.extend(records) or HELD
+    )
+    evaluate([CLAIM])
+    experiment = load_profile("small").experiment("training_with_sd_loss")
+    wanted = [config.to_dict() for part in parts for config in experiment.configs(part)]
+    found = [record.config for record in seen]
+    assert all(found.count(config) == 1 for config in wanted)
+    assert all(config in wanted for config in found)
+
+
+def test_a_claim_that_one_profile_decides_is_left_open_by_the_others(runs):
+    register(CLAIM, HELD, **TINY, profile="paper")
+    obtain(runs["small"])  # the runs of `paper` are among them
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert (entry.verdict, entry.finding) == ("not yet run", None)
+    (entry,) = evaluate([CLAIM])
+    assert (entry.verdict, entry.profile) == ("reproduced", "paper")
+
+
 def test_committed_results_count_as_runs(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("UNROLLING_STORE", str(tmp_path / "empty"))
     seen = []

@@ -18,6 +18,7 @@ from unrolling import (
     half_squared_l2_norm,
     l2_norm,
     logit_hessian_penalty,
+    logit_hessian_trace,
     logit_std,
     make_generator,
     sd_loss,
@@ -84,13 +85,25 @@ def test_an_example_with_equal_logits_does_not_spoil_the_others():
     assert torch.equal(found[0], torch.zeros(3, dtype=torch.float64))
 
 
-def test_logit_hessian_penalty_squares_the_diagonal_of_the_softmax_hessian(examples):
+def test_the_two_readings_of_footnote_6_sum_the_diagonal_of_the_softmax_hessian(examples):
     logits, labels = examples
-    expected = 0.0
+    squares = trace = 0.0
     for row, label in zip(logits, labels, strict=True):
         hessian = torch.autograd.functional.hessian(lambda z, y=label: -z.log_softmax(0)[y], row)
-        expected += hessian.diagonal().square().sum().item() / len(logits)
-    assert logit_hessian_penalty(logits).item() == pytest.approx(expected, rel=1e-9)
+        squares += hessian.diagonal().square().sum().item() / len(logits)
+        trace += hessian.trace().item() / len(logits)
+    assert logit_hessian_penalty(logits).item() == pytest.approx(squares, rel=1e-9)
+    assert logit_hessian_trace(logits).item() == pytest.approx(trace, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "penalty"),
+    [("logit_hessian", logit_hessian_penalty), ("logit_hessian_trace", logit_hessian_trace)],
+)
+def test_the_penalties_of_footnote_6_are_added_to_the_cross_entropy(examples, name, penalty):
+    logits, labels = examples
+    expected = cross_entropy(logits, labels) + 0.7 * penalty(logits)
+    torch.testing.assert_close(Objective(name, 0.7)(nn.Identity(), (logits, labels)), expected)
 
 
 def test_the_two_l2_regularisers_have_the_gradients_of_the_text_and_of_weight_decay():

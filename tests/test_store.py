@@ -93,6 +93,29 @@ def test_packing_carries_runs_elsewhere_byte_for_byte(store, tmp_path):
     assert {record.address: record for record in other} == {record.address: record for record in records}
 
 
+def test_a_packed_file_in_the_folder_is_part_of_the_store_and_only_read(store, tmp_path):
+    packed, loose = [make_record(seed) for seed in range(3)], make_record(seed=7)
+    for record in packed:
+        store.put(record)
+    folder = Store(tmp_path / "results")
+    folder.put(loose)
+    store.pack(folder.root / "grid.runs.gz")
+    assert folder.addresses() == sorted(record.address for record in [*packed, loose])
+    assert {record.address: record for record in folder} == {r.address: r for r in [*packed, loose]}
+    assert folder.get(packed[1].address) == packed[1]
+    assert packed[1].address in folder
+    assert folder.damaged() == {}
+    with pytest.raises(InputError, match="is in a packed file"):
+        folder.remove(packed[1].address)
+    store.put(make_record(seed=3))
+    store.pack(folder.root / "grid.runs.gz")  # a pack that has changed is read again
+    os.utime(folder.root / "grid.runs.gz", ns=(1, 1))
+    assert make_record(seed=3).address in folder
+    (folder.root / "grid.runs.gz").write_bytes(b"not gzip")
+    with pytest.raises(StoreError, match=r"cannot read the packed runs .*grid\.runs\.gz"):
+        folder.get(packed[1].address)
+
+
 def test_nothing_is_imported_from_a_pack_with_one_damaged_run(store, tmp_path):
     for seed in range(3):
         store.put(make_record(seed))

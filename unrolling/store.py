@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,34 @@ def read_record(text: str, source: str) -> Record:
     return record
 
 
+def read_packed(path: str | os.PathLike[str]) -> list[Record]:
+    """Return the runs of a packed file, all verified.
+
+    Args:
+        path: A file that :meth:`Store.pack` made.
+
+    Raises:
+        StoreError: If it cannot be read, or one of its runs is damaged.
+    """
+    try:
+        lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
+    except (OSError, EOFError, ValueError) as error:
+        raise StoreError(
+            f"cannot read the packed runs {path}: {error}. Expected a file made by 'store pack'."
+        ) from error
+    return [read_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+@lru_cache(maxsize=64)
+def _packed(path: Path, modified: int) -> dict[str, Record]:
+    return {record.address: record for record in read_packed(path)}
+
+
 class Store:
     """A folder of runs. Many processes may read and write it at once.
+
+    Runs are single files. Packed files in the folder, ``*.runs.gz``, are part of the store as well; they are
+    only read.
 
     Args:
         root: The folder; it is made by the first write.
@@ -109,14 +136,20 @@ class Store:
         return self.root / f"{address}.json"
 
     def __contains__(self, address: str) -> bool:
-        return self.path(address).exists()
+        return self.path(address).exists() or address in self._packs()
 
     def addresses(self) -> list[str]:
         """Return the addresses of all runs, sorted."""
-        return sorted(path.stem for path in self.root.glob("*.json"))
+        return sorted({*(path.stem for path in self.root.glob("*.json")), *self._packs()})
 
     def __iter__(self) -> Iterator[Record]:
         return (self._read(address) for address in self.addresses())
+
+    def _packs(self) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for path in sorted(self.root.glob("*.runs.gz")):
+            found |= _packed(path, path.stat().st_mtime_ns)
+        return found
 
     def get(self, address: str) -> Record | None:
         """Return the run, or None if it is not here.
@@ -128,6 +161,8 @@ class Store:
 
     def _read(self, address: str) -> Record:
         path = self.path(address)
+        if not path.exists() and address in self._packs():
+            return self._packs()[address]
         try:
             record = read_record(path.read_text(), str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -184,6 +219,10 @@ class Store:
             raise InputError(
                 f"no run {address!r} in {self.root}: expected one of {len(self.addresses())} addresses."
             )
+        if not self.path(address).exists():
+            raise InputError(
+                f"run {address!r} is in a packed file of {self.root}; pack the others anew instead."
+            )
         self.path(address).unlink()
 
     def pack(self, path: str | os.PathLike[str], addresses: Iterable[str] | None = None) -> int:
@@ -204,13 +243,7 @@ class Store:
 
     def unpack(self, path: str | os.PathLike[str]) -> int:
         """Take in the runs of a packed file, all verified before the first is written; return how many."""
-        try:
-            lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
-        except (OSError, EOFError, ValueError) as error:
-            raise StoreError(
-                f"cannot read the packed runs {path}: {error}. Expected a file made by 'store pack'."
-            ) from error
-        records = [read_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        records = read_packed(path)
         for record in records:
             self.put(record)
         return len(records)

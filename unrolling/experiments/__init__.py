@@ -6,7 +6,6 @@ from unrolling.experiments.collect import (
     obtain,
     published,
     published_store,
-    stored,
     trace_frame,
 )
 from unrolling.experiments.config import RunConfig, config_from, setting_docs
@@ -31,6 +30,5 @@ __all__ = [
     "published",
     "published_store",
     "setting_docs",
-    "stored",
     "trace_frame",
 ]

@@ -158,20 +158,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
+    """Return runs by their settings; of two with equal settings, the later one."""
+    return {config_from(record.config): record for record in records}
+
+
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     """Return those of these runs that are among the committed results of a profile; nothing is computed."""
-    return _pick(configs, published_store(profile))
-
-
-def stored(configs: Iterable[RunConfig], profile: str) -> list[Record]:
-    """Return those of these runs that are there already, committed or computed here; nothing is computed."""
-    return _pick(configs, [*default_store(), *published_store(profile)])
-
-
-def _pick(configs: Iterable[RunConfig], records: Iterable[Record]) -> list[Record]:
-    # Through config_from, a record made before a setting existed counts as made with its default.
-    by_config = {config_from(record.config): record for record in records}
-    return [by_config[config] for config in configs if config in by_config]
+    found = by_config(published_store(profile))
+    return [found[config] for config in configs if config in found]
 
 
 def _settings(record: Record) -> dict[str, Any]:

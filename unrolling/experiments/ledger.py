@@ -8,19 +8,21 @@ A check is a function of a module in :mod:`unrolling.experiments.checks`. It nee
     @check("S01", page="04_unlearning_error", experiment="unlearning_error", part="settings")
     def unlearning_error_grows_linearly(records: list[Record]) -> Finding: ...
 
-The first kind computes what it needs. The second kind gets the stored runs of that part, of the largest
-profile whose runs are all there; it is never run on part of them, and nothing is trained for it.
+The first kind computes what it needs. The second kind gets the stored runs of that part, or of several parts
+together, of the largest profile whose runs are all there; it is never run on some of them, and nothing is
+trained for it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from unrolling._checks import InputError, check_choice
 from unrolling.experiments import checks
-from unrolling.experiments.collect import stored
+from unrolling.experiments.collect import by_config, default_store, published_store
+from unrolling.experiments.config import RunConfig
 from unrolling.experiments.profiles import PROFILES, load_profile
 from unrolling.paper import Claim, Entry, Finding, NotTestable, claims, find_claim
 from unrolling.store import Record
@@ -34,7 +36,7 @@ class Check(NamedTuple):
     function: Callable[..., Result]
     page: str
     experiment: str | None = None
-    part: str | None = None
+    parts: tuple[str, ...] = ()
     profile: str = "any"
 
 
@@ -46,7 +48,7 @@ def check(
     *,
     page: str,
     experiment: str | None = None,
-    part: str | None = None,
+    part: str | tuple[str, ...] = (),
     profile: str = "any",
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register a function as the check of a claim.
@@ -55,15 +57,17 @@ def check(
         id: The claim.
         page: The notebook that discusses it, without ending.
         experiment: The experiment whose runs the function takes, as a list of records; none if it takes none.
-        part: The grid of that experiment.
-        profile: Of a check that takes no runs, the profile whose scale it computes at, where that matters.
+        part: The grid of that experiment, or several whose runs come together, each run once.
+        profile: Of a check that takes no runs, the profile whose scale it computes at, where that matters; of
+            one that takes runs, the only profile whose runs can decide it, as ``paper`` for printed numbers.
     """
     find_claim(id)
+    parts = (part,) if isinstance(part, str) else part
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
         if id in _CHECKS:
             raise InputError(f"claim {id} has a check already: {_CHECKS[id].function.__qualname__}.")
-        _CHECKS[id] = Check(function, page, experiment, part, profile)
+        _CHECKS[id] = Check(function, page, experiment, parts, profile)
         return function
 
     return register
@@ -96,31 +100,46 @@ def evaluate(ids: Iterable[str] | None = None, *, profile: str | None = None) ->
         profile: Use the runs of this profile only. By default each claim gets the largest one that is there.
     """
     profiles = PROFILES[::-1] if profile is None else (check_choice("profile", profile, PROFILES),)
-    return [_evaluate(find_claim(id), profiles) for id in (claims() if ids is None else ids)]
+    shelf = _Shelf()
+    return [_evaluate(find_claim(id), profiles, shelf) for id in (claims() if ids is None else ids)]
 
 
-def _evaluate(claim: Claim, profiles: Sequence[str]) -> Entry:
+class _Shelf:
+    """The runs that are there already, committed or computed here, each read once."""
+
+    @cached_property
+    def _own(self) -> dict[RunConfig, Record]:
+        return by_config(default_store())
+
+    @cached_property
+    def _published(self) -> dict[str, dict[RunConfig, Record]]:
+        return {profile: by_config(published_store(profile)) for profile in PROFILES}
+
+    def runs(self, found: Check, profile: str) -> list[Record]:
+        """Return the runs that a check needs in a profile, or none if one of them is missing."""
+        experiments = load_profile(profile).experiments
+        if found.experiment not in experiments:
+            return []
+        experiment = experiments[found.experiment]
+        configs = list(dict.fromkeys(config for part in found.parts for config in experiment.configs(part)))
+        there = self._own | self._published[profile]
+        return [there[config] for config in configs] if there.keys() >= set(configs) else []
+
+
+def _evaluate(claim: Claim, profiles: Sequence[str], shelf: _Shelf) -> Entry:
     found = all_checks().get(claim.id)
     if found is None:
         return Entry(claim, "not yet run", "No check has been written for it yet.")
     if found.experiment is None:
         return _entry(claim, found, found.function(), found.profile, ())
     for profile in profiles:
-        records = _records(found, profile)
+        if found.profile not in ("any", profile):
+            continue
+        records = shelf.runs(found, profile)
         if records:
             return _entry(claim, found, found.function(records), profile, records)
-    missing = f"No profile has all of its runs ({found.experiment}, {found.part})."
+    missing = f"No profile has all of its runs ({', '.join((found.experiment, *found.parts))})."
     return Entry(claim, "not yet run", missing, page=found.page)
-
-
-def _records(found: Check, profile: str) -> list[Record]:
-    """Return the runs that a check needs in a profile, or none if one of them is missing."""
-    experiments = load_profile(profile).experiments
-    if found.experiment not in experiments:
-        return []
-    configs = experiments[found.experiment].configs(cast(str, found.part))
-    records = stored(configs, profile)
-    return records if len(records) == len(configs) else []
 
 
 def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Sequence[Record]) -> Entry:
