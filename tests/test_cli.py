@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from unrolling.cli import main
-from unrolling.experiments import ledger
+from unrolling.experiments import ledger, published_store
 from unrolling.paper import Finding
 
 SMALL_RUN = [
@@ -112,6 +112,14 @@ def test_store_verbs_carry_a_run_elsewhere_and_clean_up(cli, tmp_path):
     assert "remove-damaged" in damaged.stderr
     assert address in json.loads(cli("store", "remove-damaged", "--store", other, "--json").stdout)["removed"]
     assert not path.exists()
+
+
+def test_store_verbs_look_after_committed_matrices(cli):
+    folder = published_store("small").root / "taxonomy"
+    (path,) = folder.glob("*.json")
+    listed = cli("store", "list", "--store", folder).stdout
+    assert listed.startswith(f"{path.stem} cifar10-jpeg resnet-small: ")
+    assert json.loads(cli("store", "verify", "--store", folder, "--json").stdout)["damaged"] == {}
 
 
 def test_data_lists_and_describes(cli):
