@@ -155,6 +155,13 @@ def test_the_numbers_of_the_claims_by_hand(runs):
     assert math.isnan(criteria(runs[runs["seed"] == 0])["V14"])
 
 
+def test_runs_without_e_do_not_count_and_need_their_plain_run(runs):
+    without_second = runs.assign(e=runs["e"].where((runs["seed"] == 0) | (runs["gamma"] > 0)))
+    assert criteria(without_second)["E11"] == pytest.approx(2 / 8)
+    without_one = runs.assign(e=runs["e"].where((runs["seed"] == 0) | (runs["gamma"] != 1)))
+    assert criteria(without_one)["E11"] == pytest.approx(1 / 8)
+
+
 def test_an_e_that_rises_has_no_fall_to_explain(runs):
     runs["e"] = 1 / runs["e"]
     found = criteria(runs)

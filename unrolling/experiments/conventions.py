@@ -296,9 +296,12 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     V07: the larger of the two ratios, of e and of v, at the largest gamma to 0. V14: the upper end of the
     95 % t-interval, over the seeds, of v over v of doing nothing; NaN with one seed.
 
-    Ratios are geometric means over seeds, correlations means. The ledger decides the claims on its own grids.
+    Ratios are geometric means over seeds, correlations means. Runs without e are left out, and so are seeds
+    without one at gamma = 0. The ledger decides the claims on its own grids.
     """
+    own = own.dropna(subset=["e"])
     plain = own[own["gamma"] == 0].set_index("seed")
+    own = own[own["seed"].isin(plain.index)]
     ratios = own[own["gamma"] > 0].reset_index(drop=True)
     for column in ("e", "v", "sigma", "weight_change"):
         ratios[column] /= plain.loc[ratios["seed"], column].to_numpy()
