@@ -25,6 +25,7 @@ class Exhibit(NamedTuple):
     part: str | None = None
 
 
+_AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -49,6 +50,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit("figure-7", "Unlearning error over steps, by strength of the SD loss", *_TRAINING, "strength"),
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
+    ),
+    Exhibit(
+        "figure-14",
+        "Verification error of amnesiac unlearning over unlearning error, over settings",
+        *_AMNESIAC,
+        "grid",
+    ),
+    Exhibit(
+        "figure-15",
+        "Verification error of amnesiac unlearning over unlearning error, over steps",
+        *_AMNESIAC,
+        "steps",
     ),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
     Exhibit(
