@@ -131,6 +131,8 @@ def runs(registry, tmp_path, monkeypatch):
     profiles = {}
     for name, learning_rates in {"quick": [0.1], "small": [0.1, 0.2], "paper": [0.2]}.items():
         parts = {"part": {"learning_rate": learning_rates}}
+        if name == "paper":
+            parts["other data"] = {"learning_rate": learning_rates}
         profiles[name] = Profile(name, "", {"tiny": Experiment("a_page", {"num_seeds": 1}, fixed, parts)}, {})
     monkeypatch.setattr(ledger, "load_profile", profiles.__getitem__)
     return {name: profile.experiment("tiny").configs("part") for name, profile in profiles.items()}
@@ -153,6 +155,16 @@ def test_runs_of_the_largest_profile_that_is_whole_are_used(runs):
     assert (entry.profile, entry.runs) == ("paper", (paper.address,))
     (entry,) = evaluate([CLAIM], profile="small")
     assert entry.runs == (quick.address, paper.address)
+
+
+def test_a_part_that_only_one_profile_has_is_looked_for_there(runs):
+    register(CLAIM, HELD, **TINY | {"part": "other data"})
+    obtain(runs["quick"])
+    (entry,) = evaluate([CLAIM])
+    assert entry.verdict == "not yet run"
+    obtain(runs["paper"])
+    (entry,) = evaluate([CLAIM])
+    assert (entry.verdict, entry.profile) == ("reproduced", "paper")
 
 
 def test_a_quick_run_does_not_decide_a_claim_about_the_papers_scale(runs):

@@ -26,6 +26,7 @@ class Exhibit(NamedTuple):
 
 
 _AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
+_PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
 
 EXHIBITS: tuple[Exhibit, ...] = (
@@ -51,6 +52,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
+    Exhibit("figure-9", "Verification error over unlearning error, over the steps", *_PROXY, "steps"),
+    Exhibit("figure-11", "Verification error over unlearning error, by strength", *_PROXY, "strength"),
+    Exhibit("figure-12", "Verification error over unlearning error, over settings", *_PROXY, "grid"),
     Exhibit(
         "figure-14",
         "Verification error of amnesiac unlearning over unlearning error, over settings",

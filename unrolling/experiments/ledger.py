@@ -121,6 +121,8 @@ class _Shelf:
         if found.experiment not in experiments:
             return []
         experiment = experiments[found.experiment]
+        if not experiment.parts.keys() >= set(found.parts):  # a data set that only a larger profile has
+            return []
         configs = list(dict.fromkeys(config for part in found.parts for config in experiment.configs(part)))
         there = self._own | self._published[profile]
         return [there[config] for config in configs] if there.keys() >= set(configs) else []

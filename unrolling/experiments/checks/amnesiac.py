@@ -55,7 +55,7 @@ def errors_correlate_over_steps(records: list[Record]) -> Finding:
     """Correlate e and amnesiac unlearning's v over the recorded steps of each run."""
     runs = follow_over_steps(trace_frame(records), ["v_amnesiac", "v"])
     own, single = (runs[runs["method"] == method] for method in ("v_amnesiac", "v"))
-    panels = {n: frame for n, frame in own.groupby("pretrain_epochs")}
+    panels = dict(list(own.groupby("pretrain_epochs")))
     means = {n: mean_correlation(frame["raw"]) for n, frame in panels.items()}
     lowest = min(means, key=lambda n: means[n][0])
     value, low, high = means[lowest]

@@ -1,0 +1,183 @@
+r"""Figures 9, 11 and 12: how closely e follows v, over steps, over strengths and over settings."""
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from unrolling._checks import InputError, check_integer
+from unrolling.metrics.association import correlate
+from unrolling.store import Record
+from unrolling.unlearning_error import unlearning_error
+
+#: What a setting is apart from its strength; one seed of it is what the paper compares strengths in.
+SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
+#: Settings that differ only in batch size and strength: they share much of their randomness with each other.
+CHECKPOINT = ["dataset", "model", "pretrain_epochs"]
+
+
+def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
+    r"""Return a row per run: what it recorded after this many epochs, and its settings.
+
+    Beside the columns of the trace there are ``e_root``, Eq. 9 with the square roots of the sampled
+    :math:`|\lambda|_{\max}` as section 5.2 words it, ``forget_gradient_norm`` and ``num_classes``.
+
+    Args:
+        records: Runs that recorded the end of that epoch.
+        num_epochs: m; t is this many epochs.
+    """
+    check_integer("num_epochs", num_epochs, minimum=1)
+    rows = []
+    for record in records:
+        trace, t = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
+        if t not in trace["step"]:
+            raise InputError(f"run {record.address} did not record step {t}, the end of epoch {num_epochs}.")
+        row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
+        sigma = record.result["sigma"]
+        roots = [math.sqrt(abs(x)) for s, x in zip(sigma["step"], sigma["eigenvalue"], strict=True) if s < t]
+        row["e_root"] = unlearning_error(
+            learning_rate=record.config["learning_rate"],
+            weight_change=row["weight_change"],
+            sigma_avg=float(np.mean(roots)),
+            num_steps=t,
+        )
+        own = {name: record.result[name] for name in ("forget_gradient_norm", "num_classes")}
+        rows.append({**row, **own, **record.config, "address": record.address})
+    return pd.DataFrame(rows)
+
+
+def labels(frame: pd.DataFrame, columns: Sequence[str]) -> list[Hashable]:
+    """Return each row's cluster: its values in these columns."""
+    return list(frame[list(columns)].itertuples(index=False, name=None))
+
+
+def over_steps(traces: pd.DataFrame) -> pd.DataFrame:
+    """Return how e and v go together over the steps of each run, and what the steps explain of it.
+
+    Args:
+        traces: What :func:`unrolling.experiments.trace_frame` returns.
+
+    Returns:
+        A row per run: pretrain_epochs, model and seed; ``raw``, Pearson's correlation of e and v;
+        ``steps_e`` and ``steps_v``, that of t with either; ``given_steps``, of e and v given t;
+        ``increments``, of their changes between records; ``rank_e`` and ``rank_v``, the rank correlation of
+        t with either. (On ranks nothing need be left of e given t: it may rise at every record.)
+    """
+    rows = []
+    for _, trace in traces.groupby("address", sort=False):
+        step, e, v = trace["step"], trace["e"], trace["v"]
+
+        # Values only: points of one series are not independent, so no interval of theirs would be right.
+        rows.append(
+            trace.iloc[0][["pretrain_epochs", "model", "seed"]].to_dict()
+            | {
+                "raw": correlate(e, v).value,
+                "steps_e": correlate(step, e).value,
+                "steps_v": correlate(step, v).value,
+                "given_steps": correlate(e, v, given=step).value,
+                "increments": correlate(np.diff(e), np.diff(v)).value,
+                "rank_e": correlate(step, e, method="spearman").value,
+                "rank_v": correlate(step, v, method="spearman").value,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def seed_means(points: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return these columns' means over the seeds of each setting and strength."""
+    return points.groupby([*SETTING, "gamma"], sort=False)[list(columns)].mean().reset_index()
+
+
+def within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
+    """Return the logarithms of these columns less their means over each group, and the groups' columns.
+
+    Their correlation is that of the logarithms given the groups: what is left once groups are told apart.
+    """
+    logs = np.log(points[list(columns)])
+    means = logs.groupby([points[name] for name in by]).transform("mean")
+    return (logs - means).join(points[list(by)])
+
+
+def concordance(x: ArrayLike, y: ArrayLike) -> float:
+    """Return the share of all pairs of points that ``x`` and ``y`` order alike; ties count for neither.
+
+    Example:
+        >>> concordance([1, 2, 3], [10, 30, 20])  # the last two change places
+        0.6666666666666666
+    """
+    first, second = (np.asarray(values, dtype=float) for values in (x, y))
+    alike = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
+    if not alike.any():
+        raise InputError("no two points differ in both `x` and `y`: there is no order to compare.")
+    return float((alike > 0).sum() / (alike != 0).sum())
+
+
+def concordance_within(points: pd.DataFrame, by: Sequence[str]) -> float:
+    """Return the share of pairs that e and v order alike, of those pairs that agree in ``by``."""
+    groups = [own for _, own in points.groupby(list(by)) if len(own) > 1]
+    counts = np.array([len(own) * (len(own) - 1) / 2 for own in groups])
+    return float(np.average([concordance(own["e"], own["v"]) for own in groups], weights=counts))
+
+
+def straightness(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
+    r"""Return :math:`R^2` of a straight line, and what a quadratic term adds to the adjusted :math:`R^2`.
+
+    .. math:: R^2_{adj} = 1 - (1 - R^2) \frac{n - 1}{n - 1 - k}
+
+    with k terms beside the constant.
+    """
+    first, second = (np.asarray(values, dtype=float) for values in (x, y))
+    n, plain, adjusted = len(first), [], []
+    for terms in (1, 2):
+        left = second - np.polynomial.Polynomial.fit(first, second, terms)(first)
+        plain.append(1 - float(left @ left) / float(n * second.var()))
+        adjusted.append(1 - (1 - plain[-1]) * (n - 1) / (n - 1 - terms))
+    return plain[0], adjusted[1] - adjusted[0]
+
+
+def against_plain(points: pd.DataFrame, column: str) -> pd.Series:
+    """Return, per setting, the mean of a column with a penalty over that without, as a logarithm.
+
+    Both means are of logarithms: over all strengths above 0 and all seeds, and over all seeds.
+    """
+    logs = np.log(points[column])
+    plain = logs[points["gamma"] == 0].groupby([points[name] for name in SETTING]).mean()
+    penalised = logs[points["gamma"] > 0].groupby([points[name] for name in SETTING]).mean()
+    if not plain.index.equals(penalised.index):
+        raise InputError("every setting needs runs with gamma = 0 and with gamma > 0 to compare.")
+    return penalised - plain
+
+
+def mean_correlation(values: Sequence[float]) -> tuple[float, float, float]:
+    r"""Return the mean of correlations, one for each seed, and its 95 % t-interval: (mean, low, high).
+
+    Both are taken of :math:`\operatorname{artanh} r` and turned back, so that they stay between -1 and 1. One
+    value has no interval: low and high are then NaN.
+
+    Example:
+        >>> [round(x, 2) for x in mean_correlation([0.0, 0.8])]  # artanh 0.8 is ln 3, so its half gives 0.5
+        [0.5, -1.0, 1.0]
+    """
+    z = np.arctanh(np.clip(np.asarray(values, dtype=float), -1 + 1e-12, 1 - 1e-12))  # 1 itself has none
+    half = stats.t.ppf(0.975, len(z) - 1) * z.std(ddof=1) / math.sqrt(len(z)) if len(z) > 1 else math.nan
+    mean, low, high = (math.tanh(x) for x in (z.mean(), z.mean() - half, z.mean() + half))
+    return mean, low, high
+
+
+def fisher_interval(correlation: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    r"""Return the interval of a Pearson correlation of which only the value and the count are known.
+
+    .. math:: \tanh\left(\operatorname{artanh} r \pm z_{(1 + level) / 2} / \sqrt{n - 3}\right)
+
+    It supposes n independent points of a bivariate normal distribution (Fisher, 1921).
+
+    Example:
+        >>> [round(end, 2) for end in fisher_interval(0.81, 6)]
+        [-0.0, 0.98]
+    """
+    check_integer("count", count, minimum=4)
+    half = float(stats.norm.ppf((1 + level) / 2)) / math.sqrt(count - 3)
+    return math.tanh(math.atanh(correlation) - half), math.tanh(math.atanh(correlation) + half)
