@@ -34,7 +34,7 @@ def correlate_over_settings(records: list[Record], least: float) -> Finding:
         reason=f"The same e has {found['v'].pearson.value:.2f} with v after single-gradient unlearning and "
         f"{nothing.pearson.value:.2f} with v after doing nothing. Amnesiac unlearning leaves "
         f"{own.ratio:.2f} of the v of doing nothing (geometric mean) and is the better of the two in "
-        f"{own.helped:.0%} of the runs.",
+        f"{100 * own.helped:.0f} % of the runs.",
     )
 
 
