@@ -10,7 +10,7 @@ from unrolling.batches import BatchOrder
 from unrolling.experiments import RunConfig, repeats
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import load_data
-from unrolling.parameters import distance, norm
+from unrolling.parameters import distance
 
 CONFIG = RunConfig(dataset="digits", train_size=64, test_size=20, model="mlp", batch_size=16)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -26,22 +26,20 @@ def test_on_one_machine_a_training_repeats_exactly(dataset, dtype):
     assert repeats.spread(replace(CONFIG, dtype=dtype), dataset) == 0
 
 
-def test_another_last_step_is_a_distance_relative_to_the_way(dataset, monkeypatch):
-    start, end = repeats.end_weights(CONFIG, dataset)
-    orders = []
+@pytest.mark.parametrize("measure", [repeats.spread, repeats.spread_over_threads])
+def test_the_spread_is_a_distance_relative_to_the_way(dataset, monkeypatch, measure):
+    """The second training is one step short."""
+    lengths = iter([8, 7, 8, 7])
 
-    def shorter_the_second_time(config, count):
-        protocol = make_protocol(config, count)
-        orders.append(protocol)
-        kept = protocol.order.steps[: -1 if len(orders) == 2 else None]
-        return replace(protocol, order=BatchOrder(kept))
+    def protocol(config, count):
+        whole = make_protocol(config, count)
+        return replace(whole, order=BatchOrder((whole.order.steps * 2)[: next(lengths)]))
 
-    monkeypatch.setattr(repeats, "make_protocol", shorter_the_second_time)
-    found = repeats.spread(CONFIG, dataset)
-    _, before = repeats.end_weights(replace(CONFIG), dataset)
-    assert distance(before, end) == 0  # the third training is whole again
-    assert 0 < found < 1
-    assert norm(end) != norm(start)
+    monkeypatch.setattr(repeats, "make_protocol", protocol)
+    (start, end), (_, before) = (repeats.end_weights(CONFIG, dataset) for _ in range(2))
+    expected = distance(end, before) / distance(end, start)
+    assert 0 < expected < 1
+    assert measure(CONFIG, dataset) == pytest.approx(expected)
 
 
 def test_weights_are_compared_in_double_precision(dataset):
