@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -311,11 +312,21 @@ def test_devices_are_chosen_by_name_or_precision():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_grid_of_every_profile_is_made_of_valid_runs(profile):
     for experiment in load_profile(profile).experiments.values():
-        for part in experiment.parts:
+        for part, grid in experiment.parts.items():
             configs = experiment.configs(part)
-            assert len(set(configs)) == len(configs)
+            points = math.prod(len(values) for values in grid.values())
+            assert len(configs) == points * experiment.parameters["num_seeds"]  # none is there twice
             seeds = {config.seed for config in configs}
             assert seeds == set(range(experiment.parameters["num_seeds"]))
+
+
+def test_grids_that_share_runs_give_each_of_them_once():
+    experiment = load_profile("quick").experiment("training_with_sd_loss")
+    strength, pretraining = experiment.configs("strength"), experiment.configs("pretraining")
+    shared = set(strength) & set(pretraining)
+    assert shared
+    both = experiment.configs(("strength", "pretraining"))
+    assert both == strength + [config for config in pretraining if config not in shared]
 
 
 def test_notebook_parameters_change_every_run_of_a_grid():
@@ -346,7 +357,7 @@ def test_every_exhibit_names_what_exists():
         assert exhibit.notebook in slugs
         __import__(exhibit.module)
         for profile in PROFILES if exhibit.experiment else ():
-            assert exhibit.part in load_profile(profile).experiment(exhibit.experiment).parts
+            assert load_profile(profile).experiment(exhibit.experiment).configs(exhibit.part)
 
 
 def test_every_setting_is_documented():

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from unrolling.plotting import (
     GAMMA_MAP,
     LEFT_MAP,
     NO_PENALTY,
+    forest,
     gamma_color,
     gamma_styles,
     ink,
@@ -140,6 +143,28 @@ def test_unlearning_vs_verification_shows_every_run(runs):
     drawn = sorted((x, y) for line in ax.lines for x, y in zip(*line.get_data(), strict=True))
     assert drawn == sorted(zip(runs["e"], runs["v"], strict=True))
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_forest_shows_every_seed_the_mean_and_its_interval(log):
+    values = {"first": [1.0, 2.0, 4.0], "none": [math.nan] * 3, "last": [3.0, 3.0, math.nan]}
+    rows = [
+        {"label": label, "seed": seed, "value": value}
+        for label, column in values.items()
+        for seed, value in enumerate(column)
+    ]
+    ax = forest(pd.DataFrame(rows), Figure().subplots(), none=1.0, log=log)
+    dots, mean, others, equal, reference = (line.get_xydata().tolist() for line in ax.lines)
+    assert dots == [[1, 0], [2, 0], [4, 0]]
+    assert mean[0] == pytest.approx([2 if log else 7 / 3, 0])
+    assert (others, equal[0]) == ([[3, 2], [3, 2]], pytest.approx([3, 2]))
+    ends = ax.collections[0].get_segments()[0][:, 0]
+    expected = np.exp(interval(np.log(values["first"]))) if log else interval(values["first"])
+    assert ends == pytest.approx(expected[1:])
+    assert [x for x, _ in reference] == [1, 1]
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(values)
+    assert ax.get_ylim() == (2.5, -0.5)  # from top to bottom
+    assert ax.get_xscale() == ("log" if log else "linear")
 
 
 def test_a_missing_column_is_named(runs):

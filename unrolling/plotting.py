@@ -31,6 +31,8 @@ REFERENCE = {"color": NO_PENALTY, "linestyle": (0, (2, 2)), "linewidth": 1.2}
 LEFT_MAP = LinearSegmentedColormap.from_list("left", ["#1c4f8f", "#6c9fd4", "#ebe9e4", "#e59a3c", "#8a4b08"])
 LEFT_RANGE = (0.01, 100.0)  # what lies beyond has the colour of the end
 
+_EFFECT = "#2a78e4"
+
 LABELS = {
     "step": "SGD step $t$",
     "gamma": r"strength $\gamma$ (units of Eq. 10)",
@@ -248,6 +250,36 @@ def overview(frame: pd.DataFrame, fig: Figure, *, num_classes: int) -> Figure:
     ax.axhline(1, **REFERENCE)
     ax.set_ylabel("$v$ / $v$ of doing nothing")
     return fig
+
+
+def forest(frame: pd.DataFrame, ax: Axes, *, none: float, log: bool = False) -> Axes:
+    """Draw an effect per row: every seed a dot, the mean over seeds a dash, its 95 % t-interval a bar.
+
+    Args:
+        frame: Long form with columns label, seed and value. Labels stand from top to bottom in their order;
+            a NaN is not drawn, and a label with nothing else keeps its empty row.
+        ax: Where to draw.
+        none: The value of no effect, a dashed line.
+        log: For ratios: logarithmic axis, geometric mean, and the interval of the logarithms.
+    """
+    _check_columns(frame, "label", "seed", "value")
+    labels = list(dict.fromkeys(frame["label"]))
+    for row, label in enumerate(labels):
+        values = frame.loc[frame["label"] == label, "value"].dropna().to_numpy(dtype=float)
+        if not len(values):
+            continue
+        mean, low, high = np.exp(interval(np.log(values))) if log else interval(values)
+        ax.plot(values, np.full(values.size, row), marker="o", ms=3.5, ls="none", alpha=0.5, color=_EFFECT)
+        ax.hlines(row, low, high, color=_EFFECT, lw=2)
+        ax.plot([mean], [row], color=_EFFECT, marker="|", ms=10, mew=2)
+    ax.axvline(none, **REFERENCE)
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return ax
 
 
 def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:

@@ -113,16 +113,44 @@ class Dataset:
             f"{num_test:,} of {len(self.test_labels):,} test examples",
         )
 
+    def more_training_data(
+        self, num_train: int, num_more: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return training inputs and labels that :meth:`subset` leaves out: a shadow model's data.
+
+        Args:
+            num_train: Training examples of the subset.
+            num_more: Further examples. The classes keep their shares, up to rounding.
+            generator: As the subset's was when it was drawn.
+
+        Raises:
+            InputError: If more examples are asked for than there are besides the subset.
+        """
+        check_integer("num_train", num_train, minimum=1, maximum=len(self.train_labels))
+        left = len(self.train_labels) - num_train
+        if check_integer("num_more", num_more, minimum=1) > left:
+            raise InputError(
+                f"num_more must be at most {left}, what {num_train} of {len(self.train_labels)} training "
+                f"examples leave, got {num_more}. Choose a smaller subset to train on."
+            )
+        index = _shuffled(self.train_labels, generator)[num_train : num_train + num_more].sort().values
+        return self.train_inputs[index], self.train_labels[index]
+
 
 def _stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return ``count`` random indices, ascending, that take nearly the same share of every class."""
+    return _shuffled(labels, generator)[:count].sort().values
+
+
+def _shuffled(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return all indices in a random order, any beginning of which takes nearly the same share of a class."""
     shuffled = torch.randperm(len(labels), generator=generator)
     # The k-th of n members of a class, in shuffled order, sits at (k - 1/2) / n on a common scale.
     position = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         members = (labels[shuffled] == label).nonzero().squeeze(1)
         position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return shuffled[position.argsort(stable=True)[:count]].sort().values
+    return shuffled[position.argsort(stable=True)]
 
 
 def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:

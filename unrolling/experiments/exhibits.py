@@ -14,7 +14,7 @@ class Exhibit(NamedTuple):
         notebook: The page that reproduces it.
         module: The package module at its heart.
         experiment: The experiment whose runs it is made from; None if it needs none.
-        part: The grid of that experiment.
+        part: The grid of that experiment, or several.
     """
 
     name: str
@@ -22,12 +22,19 @@ class Exhibit(NamedTuple):
     notebook: str
     module: str
     experiment: str | None = None
-    part: str | None = None
+    part: str | tuple[str, ...] | None = None
 
 
-_AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
 _PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
+_PRIVACY = ("09_privacy_risk", "unrolling.experiments.shadow", "privacy_risk")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
+_AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
+_L2_PENALTY = (
+    "13_l2_penalty",
+    "unrolling.experiments.l2_penalty",
+    "l2_penalty",
+    ("plain", "l2", "weight_decay"),
+)
 
 EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit(
@@ -37,6 +44,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "unrolling.experiments.taxonomy",
     ),
     Exhibit(
+        "figure-2",
+        "Privacy risk score and verification error after amnesiac unlearning",
+        *_PRIVACY,
+        "amnesiac",
+    ),
+    Exhibit(
         "figure-3",
         "Unlearning error over steps in four settings, without pre-training",
         "04_unlearning_error",
@@ -44,6 +57,7 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "unlearning_error",
         "settings",
     ),
+    Exhibit("figure-4", "Unlearning error over steps, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "figure-5", "Negative gradients of the SD loss over two logits", "05_sd_loss", "unrolling.losses"
     ),
@@ -56,6 +70,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
     Exhibit("figure-11", "Verification error over unlearning error, by strength", *_PROXY, "strength"),
     Exhibit("figure-12", "Verification error over unlearning error, over settings", *_PROXY, "grid"),
     Exhibit(
+        "figure-13",
+        "Privacy risk score before and after unlearning, by strength of the SD loss",
+        *_PRIVACY,
+        "strength",
+    ),
+    Exhibit(
         "figure-14",
         "Verification error of amnesiac unlearning over unlearning error, over settings",
         *_AMNESIAC,
@@ -67,7 +87,9 @@ EXHIBITS: tuple[Exhibit, ...] = (
         *_AMNESIAC,
         "steps",
     ),
+    Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
+    Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "table-4", "Unlearning error and accuracy by strength and pre-training", *_TRAINING, "pretraining"
     ),

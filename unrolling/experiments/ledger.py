@@ -36,7 +36,7 @@ class Check(NamedTuple):
     function: Callable[..., Result]
     page: str
     experiment: str | None = None
-    parts: tuple[str, ...] = ()
+    part: str | tuple[str, ...] = ()
     profile: str = "any"
 
 
@@ -57,17 +57,16 @@ def check(
         id: The claim.
         page: The notebook that discusses it, without ending.
         experiment: The experiment whose runs the function takes, as a list of records; none if it takes none.
-        part: The grid of that experiment, or several whose runs come together, each run once.
+        part: The grid of that experiment, or several whose runs come together.
         profile: Of a check that takes no runs, the profile whose scale it computes at, where that matters; of
             one that takes runs, the only profile whose runs can decide it, as ``paper`` for printed numbers.
     """
     find_claim(id)
-    parts = (part,) if isinstance(part, str) else part
 
     def register(function: Callable[..., Result]) -> Callable[..., Result]:
         if id in _CHECKS:
             raise InputError(f"claim {id} has a check already: {_CHECKS[id].function.__qualname__}.")
-        _CHECKS[id] = Check(function, page, experiment, parts, profile)
+        _CHECKS[id] = Check(function, page, experiment, part, profile)
         return function
 
     return register
@@ -120,10 +119,7 @@ class _Shelf:
         experiments = load_profile(profile).experiments
         if found.experiment not in experiments:
             return []
-        experiment = experiments[found.experiment]
-        if not experiment.parts.keys() >= set(found.parts):  # a data set that only a larger profile has
-            return []
-        configs = list(dict.fromkeys(config for part in found.parts for config in experiment.configs(part)))
+        configs = experiments[found.experiment].configs(found.part)
         there = self._own | self._published[profile]
         return [there[config] for config in configs] if there.keys() >= set(configs) else []
 
@@ -140,7 +136,8 @@ def _evaluate(claim: Claim, profiles: Sequence[str], shelf: _Shelf) -> Entry:
         records = shelf.runs(found, profile)
         if records:
             return _entry(claim, found, found.function(records), profile, records)
-    missing = f"No profile has all of its runs ({', '.join((found.experiment, *found.parts))})."
+    parts = found.part if isinstance(found.part, str) else ", ".join(found.part)
+    missing = f"No profile has all of its runs ({found.experiment}, {parts})."
     return Entry(claim, "not yet run", missing, page=found.page)
 
 

@@ -1,7 +1,7 @@
 """The three profiles: which runs make a figure, at which scale. Their files are the only place with grids."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -33,26 +33,29 @@ class Experiment:
     fixed: dict[str, Scalar]
     parts: dict[str, dict[str, list[Scalar]]]
 
-    def configs(self, part: str, **changes: Scalar) -> list[RunConfig]:
-        """Return the runs of one grid.
+    def configs(self, part: str | Iterable[str], **changes: Scalar) -> list[RunConfig]:
+        """Return the runs of one grid, or of several together, each run once.
 
         Args:
-            part: The grid's name.
+            part: The grid's name, or several names.
             changes: The notebook's parameters, where they differ from the profile's.
 
         Raises:
             InputError: If a parameter, the grid or a setting does not exist.
         """
-        check_choice("part", part, self.parts)
         for name in changes:
             check_choice("parameter", name, self.parameters)
         settings = {**self.fixed, **self.parameters, **changes}
         num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1)
-        grid = self.parts[part] | {"seed": list(range(num_seeds))}
-        return [
-            config_from(settings | dict(zip(grid, point, strict=True)))
-            for point in itertools.product(*grid.values())
-        ]
+        configs = []
+        for name in (part,) if isinstance(part, str) else part:
+            check_choice("part", name, self.parts)
+            grid = self.parts[name] | {"seed": list(range(num_seeds))}
+            configs += [
+                config_from(settings | dict(zip(grid, point, strict=True)))
+                for point in itertools.product(*grid.values())
+            ]
+        return list(dict.fromkeys(configs))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 r"""Carry out one run: pre-train M, unroll M and M' side by side, measure, unlearn (sections 8.1 and 8.3)."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,11 @@ from unrolling.data import Dataset, load_dataset
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.recipes import RECIPES, Recipe, RecipeStepper
+from unrolling.experiments.shadow import privacy_risk, shadow_run
 from unrolling.experiments.unlearned import Unlearning
 from unrolling.losses import Objective
 from unrolling.models import build_model
-from unrolling.parameters import load_parameters, norm, trainable, training_mode
+from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import Observer, copy_for_retraining, train
@@ -111,6 +113,23 @@ class _Run:
         """Steps of one epoch on all of the data."""
         return len(self.protocol.order) // self.config.epochs
 
+    @property
+    def _recipe(self) -> Recipe:
+        """The recipe of the t steps: plain SGD, but for released conventions."""
+        conventions = self.config.conventions
+        return Recipe(
+            momentum=MOMENTUM if "momentum" in conventions else 0,
+            weight_decay=5e-4 if "momentum" in conventions else 0,
+            frozen_statistics="frozen_statistics" in conventions,
+        )
+
+    def train_alone(self) -> nn.Module:
+        """Return M after all of its steps, trained without an M' and without a measurement."""
+        self.pretrain(None)
+        stepper = self._stepper(self._recipe, self.config.epochs)
+        self._train(self.model, self.protocol.order, stepper=stepper)
+        return self.model
+
     def pretrain(self, state: dict[str, Any] | None) -> None:
         """Take M_0 to M_N in N epochs; and M' on its own, if the protocol has it retrained."""
         first, second = self.protocol.pretraining, self.protocol.pretraining_retrained
@@ -181,11 +200,7 @@ class _Run:
             hessian_batch=(self.inputs[fixed], self.labels[fixed]) if config.sigma_batch else None,
             seed=config.seed,
         )
-        recipe = Recipe(
-            momentum=MOMENTUM if "momentum" in config.conventions else 0,
-            weight_decay=5e-4 if "momentum" in config.conventions else 0,
-            frozen_statistics="frozen_statistics" in config.conventions,
-        )
+        recipe = self._recipe
         stepper = self._stepper(recipe, config.epochs)
         unlearning = Unlearning(
             model,
@@ -261,6 +276,7 @@ class _Run:
             observers=[tracker, *unlearning.observers, recorder, *self._housekeeping(offset, collect)],
         )
         estimate = tracker.result()
+        privacy = {"privacy": self._privacy(unlearning, retrained)} if config.shadow_size else {}
         load_parameters(model, unlearning.at_initial_weights(len(protocol.order)))
         return {
             "trace": {key: [row[key] for row in recorder.rows] for key in recorder.rows[0]},
@@ -275,7 +291,36 @@ class _Run:
             "forget_gradient_norm": forget_gradient_norm,
             "accuracy_pretrained": accuracy_pretrained,
             "accuracy_unlearned": accuracy(model, *self.test_data),
+            **privacy,
         }
+
+    def _privacy(self, unlearning: Unlearning, retrained: nn.Module) -> dict[str, dict[str, Any]]:
+        """Train a shadow model, and score what is forgotten under every model of the run."""
+        settings, data = shadow_run(self.config)
+        shadow = _Run(settings, data, self.inputs.device, None, 0.0, None)
+
+        def with_weights(params: Params) -> nn.Module:
+            unlearned = copy.deepcopy(self.model)
+            load_parameters(unlearned, params)
+            return unlearned
+
+        steps = len(self.protocol.order)
+        index = torch.tensor(self.protocol.forget, device=self.inputs.device)
+        return privacy_risk(
+            {
+                "trained": self.model,
+                "retrained": retrained,
+                "single_gradient": with_weights(unlearning.at_initial_weights(steps)),
+                "final_gradient": with_weights(unlearning.at_final_weights(steps)),
+                "amnesiac": with_weights(unlearning.amnesiac()),
+            },
+            shadow=shadow.train_alone(),
+            shadow_members=(shadow.inputs, shadow.labels),
+            members=(self.inputs, self.labels),
+            test_data=self.test_data,
+            forgotten=(self.inputs[index], self.labels[index]),
+            batch_size=self.config.batch_size,
+        )
 
     def _stepper(self, recipe: Recipe, num_epochs: int) -> RecipeStepper:
         return RecipeStepper(

@@ -1,5 +1,7 @@
 """Figures 7 and 8, Tables 1 and 4: what the SD loss does to the unlearning error and to its factors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -20,20 +22,28 @@ def after_steps(traces: pd.DataFrame, num_steps: int) -> pd.DataFrame:
     return rows
 
 
-def relative_to_plain(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return ``column`` divided by its value at gamma = 0 with the same seed and pre-training.
+def plain_value(
+    rows: pd.DataFrame, column: str, *, keys: Sequence[str] = ("seed", "pretrain_epochs")
+) -> np.ndarray:
+    """Return for each row the value of ``column`` at gamma = 0 with the same ``keys``.
 
     Args:
-        rows: One row per run, with columns gamma, seed and pretrain_epochs.
-        column: What to compare.
+        rows: One row per run, with the columns gamma and ``keys``.
+        column: What to look up.
+        keys: What a run and its plain run have in common.
     """
-    keys = ["seed", "pretrain_epochs"]
+    keys = list(keys)
     plain = rows[rows["gamma"] == 0].set_index(keys)[column]
     if plain.index.has_duplicates or not set(map(tuple, rows[keys].to_numpy())) <= set(plain.index):
-        raise InputError(
-            "every seed and pretrain_epochs needs exactly one run with gamma = 0 to compare with."
-        )
-    return rows[column] / plain.loc[pd.MultiIndex.from_frame(rows[keys])].to_numpy()
+        raise InputError(f"every {' and '.join(keys)} needs exactly one run with gamma = 0 to compare with.")
+    return plain.loc[pd.MultiIndex.from_frame(rows[keys])].to_numpy()
+
+
+def relative_to_plain(
+    rows: pd.DataFrame, column: str, *, keys: Sequence[str] = ("seed", "pretrain_epochs")
+) -> pd.Series:
+    """Return ``column`` divided by its :func:`plain_value`."""
+    return rows[column] / plain_value(rows, column, keys=keys)
 
 
 def factor_shares(rows: pd.DataFrame) -> pd.DataFrame:

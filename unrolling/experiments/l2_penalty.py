@@ -1,0 +1,138 @@
+r"""Figures 4 and 16, Table 3: what a penalty on the weights does to the unlearning error and its factors.
+
+The strength of every penalty is the runs' setting ``gamma``; the runs without penalty have ``gamma`` 0.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from unrolling.experiments.training_with_sd_loss import plain_value, relative_to_plain
+from unrolling.paper import reported_table
+from unrolling.store import Record
+from unrolling.unlearning_error import unlearning_error
+
+SETTING = ["dataset", "model", "pretrain_epochs"]
+CELL = ["loss", *SETTING, "gamma"]
+COMPARED = ("e", "weight_norm", "weight_change", "sigma_avg", "v")
+
+#: The penalties of section 6.1: as the text prints it, and as the released code trains it.
+PENALTIES = {"l2": "lambda ||w|| as printed", "weight_decay": "weight decay as released"}
+
+
+def against_plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare each penalised run with the plain run of the same seed, data, model and pre-training.
+
+    Args:
+        rows: One row per run at equal t, those with ``gamma`` = 0 included.
+
+    Returns:
+        For each run with ``gamma`` > 0: :data:`CELL` and seed; each of :data:`COMPARED` divided by that of
+        the plain run; ``accuracy_lost``, by how many points less accurate the penalised :math:`M_{N+t}` is.
+    """
+    keys = [*SETTING, "seed"]
+    compared = rows[[*CELL, "seed"]].copy()
+    for column in COMPARED:
+        compared[column] = relative_to_plain(rows, column, keys=keys)
+    plain = plain_value(rows, "accuracy", keys=keys)
+    compared["accuracy_lost"] = 100 * (plain - rows["accuracy"])
+    return compared[rows["gamma"] > 0].reset_index(drop=True)
+
+
+def cell_means(compared: pd.DataFrame) -> pd.DataFrame:
+    """Return the means over seeds of what :func:`against_plain` returned, a row per cell.
+
+    Ratios multiply, so their mean is the geometric one; that of ``accuracy_lost``, in points, is not.
+    """
+    logs = compared.assign(**{column: np.log(compared[column]) for column in COMPARED})
+    means = logs.groupby(CELL, sort=False)[[*COMPARED, "accuracy_lost"]].mean()
+    return means.assign(**{column: np.exp(means[column]) for column in COMPARED}).reset_index()
+
+
+def error_from_roots(record: Record, num_steps: int) -> float:
+    r"""Return Eq. 9 with :math:`\sqrt{|\lambda|_{max}}` for sigma, the square root of text and code.
+
+    The released code has :math:`\sqrt{\lambda}`, NaN where the dominant eigenvalue is negative.
+
+    Args:
+        record: A run.
+        num_steps: t; a recorded step.
+    """
+    trace, sigma = record.result["trace"], record.result["sigma"]
+    samples = [
+        value for step, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if step < num_steps
+    ]
+    return unlearning_error(
+        learning_rate=record.config["learning_rate"],
+        weight_change=trace["weight_change"][trace["step"].index(num_steps)],
+        sigma_avg=float(np.sqrt(np.abs(samples)).mean()),
+        num_steps=num_steps,
+    )
+
+
+def replicate_spread() -> float:
+    r"""Return the standard deviation of :math:`\ln e` of one run, from the paper's accidental replicates.
+
+    The rows of Tables 3 and 4 without penalty are the same configuration, trained twice. The logarithm of the
+    quotient of the two has twice the variance of one run.
+    """
+    tables = [reported_table(name).query("strength == 0") for name in ("table3", "table4")]
+    both = tables[0].merge(tables[1], on=["pretrain_epochs", "dataset", "model"])
+    quotients = np.log(both["unlearning_error_x"] / both["unlearning_error_y"])
+    return float(np.sqrt(quotients.pow(2).mean() / 2))
+
+
+def replicate_band(first: int, second: int) -> float:
+    r"""Return how far apart :math:`\ln e` of two means can be by the replicates' spread alone, at 95 %.
+
+    .. math:: 1.96 \, s \sqrt{1 / n_1 + 1 / n_2}
+
+    Args:
+        first: Runs that the first mean is taken over.
+        second: Runs that the second mean is taken over.
+    """
+    return 1.96 * replicate_spread() * math.sqrt(1 / first + 1 / second)
+
+
+def printed_cells() -> pd.DataFrame:
+    """Return Table 3 with the package's names for data sets and models.
+
+    Returns:
+        ``dataset``, ``model``, ``pretrain_epochs``, ``gamma``, ``e``, ``accuracy`` in percent; ``ratio``, e
+        over that of strength 0; ``beyond``, 1 or -1 where the ratio is above or below what two single runs of
+        one configuration may differ by, else 0. What the paper leaves empty is NaN.
+    """
+    cells = reported_table("table3").rename(columns={"strength": "gamma", "unlearning_error": "e"})
+    for column in ("dataset", "model"):
+        cells[column] = cells[column].str.lower().str.replace("-", "")
+    cells["ratio"] = relative_to_plain(cells, "e", keys=SETTING)
+    logs = np.log(cells["ratio"])
+    beyond = np.sign(logs).where(logs.abs() > replicate_band(1, 1), 0).where(logs.notna())
+    return cells[[*SETTING, "gamma", "e", "accuracy", "ratio"]].assign(beyond=beyond)
+
+
+def beside_table_3(records: list[Record], num_steps: int) -> pd.DataFrame:
+    r"""Return the cells of Table 3 that these runs are about, with e as printed and as found.
+
+    Args:
+        records: Runs with any penalty and without; those of other data, models or strengths are left out.
+        num_steps: t.
+
+    Returns:
+        A row per cell of the paper that is not empty and each of :data:`PENALTIES`: ``e`` as printed;
+        ``found``, the geometric mean over seeds of :func:`error_from_roots`; ``seeds``; ``within``, whether
+        the two differ by no more than :func:`replicate_band`.
+    """
+    ours = pd.DataFrame([record.config for record in records])
+    ours["log_found"] = [math.log(error_from_roots(record, num_steps)) for record in records]
+    means = ours.groupby(CELL)["log_found"].agg(["mean", "size"]).reset_index()
+    # A run without penalty belongs to both penalties.
+    plain, penalised = means[means["gamma"] == 0], means[means["gamma"] > 0]
+    means = pd.concat([penalised, *(plain.assign(loss=penalty) for penalty in PENALTIES)])
+    cells = means[means["loss"].isin(PENALTIES)].merge(printed_cells().dropna(), on=[*SETTING, "gamma"])
+    distance = (cells["mean"] - np.log(cells["e"])).abs()
+    band = cells["size"].map(lambda seeds: replicate_band(1, seeds))
+    return cells[[*CELL, "e"]].assign(
+        found=np.exp(cells["mean"]), seeds=cells["size"], within=distance <= band
+    )
