@@ -28,6 +28,7 @@ class Exhibit(NamedTuple):
 _PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
 _PRIVACY = ("09_privacy_risk", "unrolling.experiments.shadow", "privacy_risk")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
+_AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
 _L2_PENALTY = (
     "13_l2_penalty",
     "unrolling.experiments.l2_penalty",
@@ -78,6 +79,18 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "Privacy risk score before and after unlearning, by strength of the SD loss",
         *_PRIVACY,
         "strength",
+    ),
+    Exhibit(
+        "figure-14",
+        "Verification error of amnesiac unlearning over unlearning error, over settings",
+        *_AMNESIAC,
+        "grid",
+    ),
+    Exhibit(
+        "figure-15",
+        "Verification error of amnesiac unlearning over unlearning error, over steps",
+        *_AMNESIAC,
+        "steps",
     ),
     Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, ("strength", "strength_vgg")),
