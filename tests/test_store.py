@@ -99,7 +99,7 @@ def test_a_packed_file_in_the_folder_is_part_of_the_store_and_only_read(store, t
         store.put(record)
     folder = Store(tmp_path / "results")
     folder.put(loose)
-    store.pack(folder.root / "grid.runs.gz")
+    store.pack(folder.root / "grid.jsonl.gz")
     assert folder.addresses() == sorted(record.address for record in [*packed, loose])
     assert {record.address: record for record in folder} == {r.address: r for r in [*packed, loose]}
     assert folder.get(packed[1].address) == packed[1]
@@ -108,11 +108,11 @@ def test_a_packed_file_in_the_folder_is_part_of_the_store_and_only_read(store, t
     with pytest.raises(InputError, match="is in a packed file"):
         folder.remove(packed[1].address)
     store.put(make_record(seed=3))
-    store.pack(folder.root / "grid.runs.gz")  # a pack that has changed is read again
-    os.utime(folder.root / "grid.runs.gz", ns=(1, 1))
+    store.pack(folder.root / "grid.jsonl.gz")  # a pack that has changed is read again
+    os.utime(folder.root / "grid.jsonl.gz", ns=(1, 1))
     assert make_record(seed=3).address in folder
-    (folder.root / "grid.runs.gz").write_bytes(b"not gzip")
-    with pytest.raises(StoreError, match=r"cannot read the packed runs .*grid\.runs\.gz"):
+    (folder.root / "grid.jsonl.gz").write_bytes(b"not gzip")
+    with pytest.raises(StoreError, match=r"cannot read the packed runs .*grid\.jsonl\.gz"):
         folder.get(packed[1].address)
 
 

@@ -121,7 +121,7 @@ def _packed(path: Path, modified: int) -> dict[str, Record]:
 class Store:
     """A folder of runs. Many processes may read and write it at once.
 
-    Runs are single files. Packed files in the folder, ``*.runs.gz``, are part of the store as well; they are
+    Runs are single files. Packed files in the folder, ``*.jsonl.gz``, are part of the store as well; they are
     only read.
 
     Args:
@@ -147,7 +147,7 @@ class Store:
 
     def _packs(self) -> dict[str, Record]:
         found: dict[str, Record] = {}
-        for path in sorted(self.root.glob("*.runs.gz")):
+        for path in sorted(self.root.glob("*.jsonl.gz")):
             found |= _packed(path, path.stat().st_mtime_ns)
         return found
 
