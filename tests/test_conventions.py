@@ -52,6 +52,7 @@ def made_up_run(seed=0, gamma=0.0, *, eigenvalues=EIGENVALUES, weight_change=2.0
         "sigma": {"step": [2 * i for i in range(len(eigenvalues))], "eigenvalue": list(eigenvalues)},
         "steps_per_epoch": 8,
         "accuracy_pretrained": 0.5,
+        "num_classes": 10,
     }
     return Record(config, {"name": "digits", "description": "", "fingerprint": "0"}, result, {})
 
@@ -88,7 +89,7 @@ def test_a_reading_takes_its_own_v_its_own_epoch_and_the_samples_up_to_it():
     assert read([run])["sigma"].item() == 7.5
     later = read([run], Reading("", "", "", v="v_amnesiac", num_epochs=2))
     assert (later["v"].item(), later["sigma"].item()) == (35, 26)
-    with pytest.raises(InputError, match="not every run recorded step 24"):
+    with pytest.raises(InputError, match="no row at step 24, the end of epoch 3"):
         read([run], Reading("", "", "", num_epochs=3))
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from unrolling._checks import InputError, check_choice
-from unrolling.experiments.collect import trace_frame
-from unrolling.experiments.training_with_sd_loss import after_steps
+from unrolling.experiments.training_with_sd_loss import after_epochs
 from unrolling.losses import gamma_from_released
 from unrolling.metrics.association import correlate
 from unrolling.store import Record
@@ -219,20 +218,15 @@ def read(records: Sequence[Record], reading: Reading = TEXT) -> pd.DataFrame:
     is NaN where sigma_avg is. Both accuracies, seed, gamma and learning_rate are there as well.
 
     Args:
-        records: The runs of the reading's part, with equally many steps an epoch.
+        records: The runs of the reading's part.
         reading: Which columns to take, and after how many epochs.
     """
     summary = SIGMA[check_choice("convention for sigma", reading.sigma, SIGMA)]
-    num_steps = reading.num_epochs * records[0].result["steps_per_epoch"]
-    rows = after_steps(trace_frame(records), num_steps)
-    sigma = np.array([summary(_samples(record, num_steps)) for record in records])
-    kept = ["seed", "gamma", "learning_rate", "v_nothing", "weight_change", "accuracy"]
-    return rows[kept].assign(
-        e=rows["e"] * sigma / rows["sigma_avg"],
-        sigma=sigma,
-        v=rows[reading.v],
-        accuracy_pretrained=[record.result["accuracy_pretrained"] for record in records],
-    )
+    rows = after_epochs(records, reading.num_epochs)
+    samples = [_samples(record, step) for record, step in zip(records, rows["step"], strict=True)]
+    sigma = np.array([summary(eigenvalues) for eigenvalues in samples])
+    kept = ["seed", "gamma", "learning_rate", "v_nothing", "weight_change", "accuracy_pretrained", "accuracy"]
+    return rows[kept].assign(e=rows["e"] * sigma / rows["sigma_avg"], sigma=sigma, v=rows[reading.v])
 
 
 def effect(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
@@ -345,9 +339,8 @@ def over_learning_rates(records: Sequence[Record]) -> pd.DataFrame:
         logarithmic scales; ``printed`` and ``corrected``, Pearson's correlation of log e and of
         log e_corrected with log v.
     """
-    frame = after_steps(trace_frame(records), records[0].result["steps_per_epoch"])
     rows = []
-    for seed, runs in frame.groupby("seed"):
+    for seed, runs in after_epochs(records).groupby("seed"):
         logs = np.log(runs[["learning_rate", "e", "e_corrected", "v"]])
         slopes = {
             name: float(np.polyfit(logs["learning_rate"], logs[name], 1)[0])
