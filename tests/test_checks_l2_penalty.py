@@ -1,13 +1,12 @@
 """S04 to S09 on made-up runs whose answer is known."""
 
 import itertools
-import math
 
 import pytest
 
 from unrolling.experiments.checks import l2_penalty as checks
-from unrolling.experiments.l2_penalty import printed_cells, replicate_band
-from unrolling.paper import NotTestable
+from unrolling.experiments.l2_penalty import printed_cells
+from unrolling.paper import NotTestable, replicate_band
 from unrolling.store import Record
 
 MODELS = ("resnet-small", "vgg-small")
@@ -214,7 +213,7 @@ def as_in_table_3(factor):
     ("factor", "verdict"),
     [
         (lambda loss: 1.0, "reproduced"),
-        (lambda loss: math.exp(1.1 * replicate_band(1, 1)), "contradicted"),
+        (lambda loss: replicate_band()[1] ** 1.1, "contradicted"),
         (lambda loss: 2.0 if loss == "l2" else 1.0, "reproduced"),  # as released is enough
     ],
 )

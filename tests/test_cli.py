@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from unrolling.cli import main
-from unrolling.experiments import ledger
+from unrolling.experiments import ledger, published_store
 from unrolling.paper import Finding
 
 SMALL_RUN = [
@@ -78,13 +78,13 @@ def test_run_computes_once_and_reports(cli):
 def test_run_of_a_figure_takes_its_grid_from_the_profile(cli):
     made = cli(
         "run",
-        "table-1",
+        "figure-8",
         "--num-seeds",
         1,
         "--model",
         "mlp",
         "--batch-size",
-        720,
+        360,
         "--train-size",
         720,
         "--json",
@@ -112,6 +112,14 @@ def test_store_verbs_carry_a_run_elsewhere_and_clean_up(cli, tmp_path):
     assert "remove-damaged" in damaged.stderr
     assert address in json.loads(cli("store", "remove-damaged", "--store", other, "--json").stdout)["removed"]
     assert not path.exists()
+
+
+def test_store_verbs_look_after_committed_matrices(cli):
+    folder = published_store("small").root / "taxonomy"
+    (path,) = folder.glob("*.json")
+    listed = cli("store", "list", "--store", folder).stdout
+    assert listed.startswith(f"{path.stem} cifar10-jpeg resnet-small: ")
+    assert json.loads(cli("store", "verify", "--store", folder, "--json").stdout)["damaged"] == {}
 
 
 def test_data_lists_and_describes(cli):
@@ -146,7 +154,7 @@ def test_doctor_reports_versions_devices_data_and_store(cli, tmp_path):
         (["run", "--gamma", "nan"], "gamma must be finite"),
         (["run", "--learning-rate", "0"], "learning_rate must be larger than 0"),
         ([*SMALL_RUN, "--batch-size", "65"], "batch_size must be at most"),
-        ([*SMALL_RUN, "--forget-batch", "4"], "forget_batch must be one of"),
+        ([*SMALL_RUN, "--forget-batch", "4"], "forget_batch and forget_count must name"),
         ([*SMALL_RUN, "--device", "tpu9"], "unknown device"),
         (["run", "--dataset", "cifar10"], "unrolling data cifar10 --download"),
         (["run", "--dataset", "cifar10-jpeg"], "UNROLLING_DATA"),

@@ -19,6 +19,7 @@ from unrolling.experiments import (
     RunConfig,
     config_from,
     final_frame,
+    find_exhibit,
     load_profile,
     notebook_parameters,
     obtain,
@@ -29,6 +30,7 @@ from unrolling.experiments import (
 )
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments.collect import choose_device
+from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import execute, load_data
 from unrolling.store import Store, make_address
@@ -317,11 +319,11 @@ def test_every_grid_of_every_profile_is_made_of_valid_runs(profile):
             points = math.prod(len(values) for values in grid.values())
             assert len(configs) == points * experiment.parameters["num_seeds"]  # none is there twice
             seeds = {config.seed for config in configs}
-            assert seeds == set(range(experiment.parameters["num_seeds"]))
+            assert seeds == set(range(experiment.parameters["num_seeds"] if points else 0))
 
 
 def test_grids_that_share_runs_give_each_of_them_once():
-    experiment = load_profile("quick").experiment("training_with_sd_loss")
+    experiment = load_profile("small").experiment("training_with_sd_loss")
     strength, pretraining = experiment.configs("strength"), experiment.configs("pretraining")
     shared = set(strength) & set(pretraining)
     assert shared
@@ -342,13 +344,22 @@ def test_notebook_parameters_change_every_run_of_a_grid():
         load_profile("tiny")
 
 
-def test_the_paper_profile_is_table_1():
-    configs = load_profile("paper").experiment("training_with_sd_loss").configs("strength")
-    assert {(c.dataset, c.model, c.batch_size, c.pretrain_epochs) for c in configs} == {
-        ("cifar10", "resnet18", 32, 10)
+def test_the_paper_profile_is_the_papers_tables():
+    paper = load_profile("paper")
+    strength = paper.experiment("training_with_sd_loss").configs(("strength", "strength_vgg"))
+    assert {(c.dataset, c.model, c.batch_size, c.pretrain_epochs) for c in strength} == {
+        ("cifar10", model, 32, 10) for model in ("resnet18", "vgg19")
     }
-    in_code_units = sorted({round(c.gamma * 90**0.5, 3) for c in configs})
+    in_code_units = sorted({round(c.gamma * 90**0.5, 3) for c in strength})
     assert in_code_units == [0, 1, 5, 10, 15, 20]
+    parts = find_exhibit("table-4").part
+    ours = paper.experiment("influence_of_pretraining").configs(parts)
+    printed = printed_rows("table4").set_index(["dataset", "model", "pretrain_epochs"])["gamma"]
+    assert len(ours) == 5 * len(printed)
+    for config in ours:
+        cell = printed[(config.dataset, config.model, config.pretrain_epochs)]
+        assert (cell - config.gamma).abs().min() < 1e-5
+    assert {(c.batch_size, c.epochs) for c in ours} == {(32, 1)}
 
 
 def test_every_exhibit_names_what_exists():

@@ -181,12 +181,12 @@ def test_a_quick_run_does_not_decide_a_claim_about_the_papers_scale(runs):
 def test_runs_of_several_parts_come_together_and_each_once(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("UNROLLING_STORE", str(tmp_path / "empty"))
     seen = []
-    parts = ("strength", "pretraining")
-    check(CLAIM, page="a_page", experiment="training_with_sd_loss", part=parts)(
+    parts = ("settings", "validity_perceptrons")
+    check(CLAIM, page="a_page", experiment="unlearning_error", part=parts)(
         lambda records: seen.extend(records) or HELD
     )
     evaluate([CLAIM])
-    experiment = load_profile("small").experiment("training_with_sd_loss")
+    experiment = load_profile("small").experiment("unlearning_error")
     wanted = [config.to_dict() for part in parts for config in experiment.configs(part)]
     found = [record.config for record in seen]
     assert all(found.count(config) == 1 for config in wanted)

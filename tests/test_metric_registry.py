@@ -1,10 +1,13 @@
 import math
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import unrolling.metrics
 from unrolling._checks import InputError
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.leakage import gaussian_weight_divergence
@@ -13,6 +16,7 @@ from unrolling.metrics.registry import METRICS, Metric, measure
 from unrolling.parameters import Params
 
 NUM_SEEDS = 12
+README = Path(unrolling.metrics.__file__).with_name("README.md")
 WITH_TARGET = [name for name, metric in METRICS.items() if metric.target is not None]
 
 
@@ -192,11 +196,23 @@ def test_shadow_models_find_what_looks_like_training_data():
 
 def test_half_of_the_test_set_teaches_and_the_other_half_is_judged():
     case = make_case()
+    by_class = [[i for i in range(60) if case.test_labels[i] == label] for label in range(3)]
     moved = case.test_inputs.clone()
-    moved[30:] *= 3
+    moved[[members[place] for members in by_class for place in range(1, 20, 2)]] *= 3
     judged = replace(case, test_inputs=moved)
     assert value("privacy_risk", case) == value("privacy_risk", judged)  # it judges F alone
     assert value("shadow_models", case) != value("shadow_models", judged)
+
+
+@pytest.mark.parametrize("name", ["shadow_models", "privacy_risk", "privacy_risk_released"])
+@pytest.mark.parametrize("period", [1, 2, 20])
+def test_attacks_do_not_depend_on_how_classes_follow_one_another(name, period):
+    case = make_case()
+    layout = torch.arange(60) // period % 3  # 20: sorted by class
+    order = case.test_labels.argsort(stable=True)[layout.argsort(stable=True).argsort()]
+    moved = replace(case, test_inputs=case.test_inputs[order], test_labels=case.test_labels[order])
+    assert torch.equal(moved.test_labels, layout)
+    assert value(name, moved) == pytest.approx(value(name, case))
 
 
 def test_epsilon_lower_bound_finds_nothing_in_models_that_differ_by_chance():
@@ -306,3 +322,32 @@ def test_infinite_values_are_undefined():
 def test_a_case_refuses_to_forget_nothing_or_everything(forget):
     with pytest.raises(InputError, match="neither empty nor everything"):
         make_case(forget=forget)
+
+
+@pytest.fixture
+def registry():
+    """The registry, as it was when the test is over."""
+    before = dict(METRICS)
+    yield METRICS
+    METRICS.clear()
+    METRICS.update(before)
+
+
+def test_recipe_of_the_readme_runs_and_its_claim_holds(registry):
+    names = {"torch": torch}
+    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    names["test_two_of_four_examples_are_called_otherwise"]()
+    assert value("disagreement", make_case().exact) == (0.0,) * 12
+    opposite = make_case().where(Linear(-run.retrained.weight) for run in make_case().runs)
+    # of three classes the first of M' is the last of M''
+    assert value("disagreement", opposite) == (1.0,) * 12
+
+
+def test_everything_the_readme_names_exists():
+    text = README.read_text(encoding="utf-8")
+    for line in re.findall(r"^- (.*?):", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)[`(]", line):
+            assert hasattr(Case, name) or name in Case.__dataclass_fields__, name
+    for name, file in re.findall(r"^\| `(\w+)` .* `(\w+\.py)` \|$", text, re.MULTILINE):
+        assert re.search(rf"^(class|def) {name}\b|^{name}:", README.with_name(file).read_text(), re.MULTILINE)

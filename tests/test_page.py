@@ -3,6 +3,7 @@ import io
 import json
 import math
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -155,6 +156,13 @@ def test_run_card_says_what_ran():
     assert "0123456789ab" in summary
     assert "uncommitted" not in summary
     assert addresses == runs[0].address + runs[1].address
+
+
+def test_a_matrix_has_several_seeds():
+    matrix = replace(record(), config={"seeds": [4, 5, 6], "dtype": "float64"})
+    assert "4, 5, 6" in card(matrix)[0]
+    assert "1 run on digits, seeds 4, 5, 6" in drawn(runs=[matrix]).text
+    assert "2 runs on digits, seeds 0, 1" in drawn(runs=[record(0), record(1)]).text
 
 
 def test_run_card_lists_mixed_values():

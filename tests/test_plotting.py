@@ -194,25 +194,51 @@ def test_matrix_shows_a_number_or_a_mark_in_every_cell():
     ax = matrix(cells(), Figure().subplots())
     shown = {tuple(text.get_position()): text.get_text() for text in ax.texts}
     expected = ["0", "0.5", "1e4", "1e−4", "−3.2", "–", "×", "×", "×"]
-    assert [shown[column, row] for row in range(3) for column in range(3)] == expected
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second", "third"]
+    assert [shown[method, metric] for method in range(3) for metric in range(3)] == expected
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["first", "second", "third"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["v", "gap", "auc"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.123, "0.12"),
+        (-0.128, "−0.13"),
+        (0.0123, "0.01"),
+        (0.00523, "5e−3"),
+        (-3e-12, "−3e−12"),
+        (12.3, "12"),
+        (999.0, "999"),
+        (1000.0, "1e3"),
+    ],
+)
+def test_matrix_writes_numbers_that_fit_their_cells(value, text):
+    ax = matrix(cells(value=[value] * 9), Figure().subplots())
+    assert ax.texts[0].get_text() == text
+
+
+def test_matrix_breaks_long_names():
+    ax = matrix(cells(metric=["the_distance_of_all_outputs", "gap", "auc"] * 3), Figure().subplots())
+    assert ax.get_yticklabels()[0].get_text() == "the distance of\nall outputs"
 
 
 def test_matrix_colours_the_distance_and_leaves_the_rest_clear():
     image = matrix(cells(), Figure().subplots()).images[0]
     drawn = image.to_rgba(image.get_array())
     assert tuple(drawn[0, 0]) == LEFT_MAP(0.0)
-    assert tuple(drawn[0, 2]) == LEFT_MAP(1.0)
-    assert drawn[1, 0] == pytest.approx(LEFT_MAP(0.5), abs=0.01)
-    assert (drawn[2, :, 3] == 0).all()
-    assert drawn[0, 1, 3] == 0
+    assert tuple(drawn[2, 0]) == LEFT_MAP(1.0)
+    assert drawn[0, 1] == pytest.approx(LEFT_MAP(0.5), abs=0.01)
+    assert (drawn[:, 2, 3] == 0).all()
+    assert drawn[1, 0, 3] == 0
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_matrix_writes_on_clear_cells_as_on_the_page(page):
     with theme(page):
         texts = matrix(cells(), Figure().subplots()).texts
-        assert texts[1].get_color() == ink()
+        clear = next(text for text in texts if text.get_text() == "0.5")
+        assert clear.get_color() == ink()
 
 
 def test_matrix_has_readable_numbers_on_every_colour():

@@ -165,7 +165,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _summary(record: Record) -> str:
-    config, trace = record.config, record.result["trace"]
+    config = record.config
+    if "cells" in record.result:
+        return (
+            f"{config['dataset']} {config['setting']['model']}: {len(config['methods'])} methods by "
+            f"{len(config['metrics'])} metrics, {len(config['seeds'])} seeds, "
+            f"in {record.provenance['seconds']:.1f} s"
+        )
+    trace = record.result["trace"]
     return (
         f"{config['dataset']} {config['model']} gamma={config['gamma']:g} N={config['pretrain_epochs']} "
         f"seed={config['seed']}: e={trace['e'][-1]:.4g} v={trace['v'][-1]:.4g} "
@@ -192,7 +199,7 @@ def _list(arguments: argparse.Namespace) -> None:
         "models": _named(MODELS),
         "losses": _named(LOSSES),
         "methods": _named({name: method.title for name, method in METHODS.items()}),
-        "metrics": _named(METRICS),
+        "metrics": _named({name: metric.title for name, metric in METRICS.items()}),
         "profiles": [{"name": name, "title": load_profile(name).description} for name in PROFILES],
     }
     if arguments.json:

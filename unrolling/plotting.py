@@ -5,6 +5,7 @@ A frame is in long form: columns ``gamma`` (in the units of Eq. 10), ``seed``, a
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -283,21 +284,22 @@ def forest(frame: pd.DataFrame, ax: Axes, *, none: float, log: bool = False) -> 
 
 
 def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw methods by metrics: a number in each cell, and how far it is from exact unlearning as its colour.
+    """Draw metrics by methods: a number in each cell, and how far it is from exact unlearning as its colour.
 
     The colour is the column ``left``, on a logarithmic scale: 1, grey, is as far as doing nothing. A cell
     without colour has a metric that cannot tell doing nothing from retraining; a dash stands where the metric
-    has no value for this method, a cross where the method does not apply at all.
+    has no value for this method, a cross where the method does not apply at all. Numbers have two significant
+    digits, or one where two take too much room.
 
     Args:
         cells: One row per method and metric, with the columns method, metric, space, value and left, in the
             order of the figure. Metrics of one ``space`` stand together.
-        ax: Where to draw. Its figure also gets the scale.
+        ax: Where to draw. Its figure also gets the scale. A cell needs about 0.4 by 0.25 inches.
     """
     _check_columns(cells, "method", "metric", "space", "value", "left")
     methods, metrics = (list(dict.fromkeys(cells[name])) for name in ("method", "metric"))
-    table = cells.set_index(["method", "metric"])
-    left = table["left"].unstack().loc[methods, metrics].to_numpy(dtype=float)
+    table = cells.set_index(["metric", "method"])
+    left = table["left"].unstack().loc[metrics, methods].to_numpy(dtype=float)
     shown = ax.imshow(
         np.ma.masked_invalid(np.clip(left, *LEFT_RANGE)),
         cmap=LEFT_MAP,
@@ -305,9 +307,9 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
         aspect="auto",
     )
     applies = cells["value"].notna().groupby(cells["method"]).any()
-    for row, method in enumerate(methods):
-        for column, metric in enumerate(metrics):
-            value, share = table.loc[(method, metric), ["value", "left"]]
+    for row, metric in enumerate(metrics):
+        for column, method in enumerate(methods):
+            value, share = table.loc[(metric, method), ["value", "left"]]
             mark = "–" if applies[method] else "×"
             ax.text(
                 column,
@@ -315,34 +317,42 @@ def matrix(cells: pd.DataFrame, ax: Axes) -> Axes:
                 _short(value) if pd.notna(value) else mark,
                 ha="center",
                 va="center",
-                fontsize=7.5,
+                fontsize=8,
                 color=ink() if np.isnan(share) else _readable_on(shown.to_rgba(share)),
             )
     spaces = cells.drop_duplicates("metric").groupby("space", sort=False).size()
     ends = spaces.cumsum()
     for space, end in ends.items():
-        ax.text(end - spaces[space] / 2 - 0.5, -0.7, space, ha="center", va="bottom", fontsize=9)
+        middle = end - spaces[space] / 2 - 0.5
+        ax.text(len(methods) - 0.35, middle, space, rotation=270, ha="left", va="center", fontsize=8.5)
         if end < len(metrics):
-            ax.axvline(end - 0.5, color=ink(), lw=0.8)
-    ax.set_xticks(range(len(metrics)), metrics, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    ax.set_yticks(range(len(methods)), methods, fontsize=8)
+            ax.axhline(end - 0.5, color=ink(), lw=0.8)
+    ax.xaxis.tick_top()
+    titles = [name.replace("_", " ") for name in methods]
+    ax.set_xticks(range(len(methods)), titles, rotation=50, ha="left", rotation_mode="anchor", fontsize=9)
+    titles = ["\n".join(textwrap.wrap(name.replace("_", " "), 18)) for name in metrics]
+    ax.set_yticks(range(len(metrics)), titles, fontsize=8.5, linespacing=1.15)
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.02, pad=0.01, ticks=[0.01, 0.1, 1, 10, 100])
-    bar.ax.set_yticklabels(["0.01 or exact", "0.1", "1: as nothing", "10", "100 or more"], fontsize=8)
+    bar = ax.figure.colorbar(
+        shown, ax=ax, location="bottom", fraction=0.02, pad=0.01, aspect=60, ticks=[0.01, 0.1, 1, 10, 100]
+    )
+    bar.ax.set_xticklabels(["0.01 or exact", "0.1", "1: as nothing", "10", "100 or more"], fontsize=9)
     bar.outline.set_visible(False)
     return ax
 
 
 def _short(value: float) -> str:
-    """Return a number in at most six characters."""
-    if value == 0 or 0.001 <= abs(value) < 1000:
-        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    """Return a number in at most four characters besides its sign, five with an exponent of two digits."""
+    size = abs(value)
+    if size and not 0.01 <= size < 1000:
+        mantissa, exponent = f"{size:.0e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
     else:
-        digits, exponent = f"{value:.0e}".split("e")
-        text = f"{digits}e{int(exponent)}"
-    return text.replace("-", "−")
+        two = f"{size:.0f}" if size >= 100 else f"{size:.2g}"
+        text = two if len(two) <= 4 else f"{size:.1g}"
+    return ("-" * (value < 0) + text).replace("-", "−")
 
 
 def _readable_on(color: tuple[float, float, float, float]) -> str:

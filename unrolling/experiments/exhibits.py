@@ -62,7 +62,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "figure-5", "Negative gradients of the SD loss over two logits", "05_sd_loss", "unrolling.losses"
     ),
     Exhibit("figure-6", "Landscape of the SD loss over two logits", "05_sd_loss", "unrolling.losses"),
-    Exhibit("figure-7", "Unlearning error over steps, by strength of the SD loss", *_TRAINING, "strength"),
+    Exhibit(
+        "figure-7",
+        "Unlearning error over steps, by strength of the SD loss",
+        *_TRAINING,
+        ("strength", "strength_vgg", "strength_cifar100"),
+    ),
     Exhibit(
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
@@ -88,10 +93,15 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "steps",
     ),
     Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
-    Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, "strength"),
+    Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, ("strength", "strength_vgg")),
     Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
-        "table-4", "Unlearning error and accuracy by strength and pre-training", *_TRAINING, "pretraining"
+        "table-4",
+        "Unlearning error and accuracy by strength and pre-training",
+        "14_influence_of_pretraining",
+        "unrolling.experiments.influence_of_pretraining",
+        "influence_of_pretraining",
+        ("table4", "table4_vgg", "table4_cifar100"),
     ),
 )
 

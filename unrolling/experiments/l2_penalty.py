@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from unrolling.experiments.training_with_sd_loss import plain_value, relative_to_plain
-from unrolling.paper import reported_table
+from unrolling.paper import replicate_band, reported_table
 from unrolling.store import Record
 from unrolling.unlearning_error import unlearning_error
 
@@ -71,30 +71,6 @@ def error_from_roots(record: Record, num_steps: int) -> float:
     )
 
 
-def replicate_spread() -> float:
-    r"""Return the standard deviation of :math:`\ln e` of one run, from the paper's accidental replicates.
-
-    The rows of Tables 3 and 4 without penalty are the same configuration, trained twice. The logarithm of the
-    quotient of the two has twice the variance of one run.
-    """
-    tables = [reported_table(name).query("strength == 0") for name in ("table3", "table4")]
-    both = tables[0].merge(tables[1], on=["pretrain_epochs", "dataset", "model"])
-    quotients = np.log(both["unlearning_error_x"] / both["unlearning_error_y"])
-    return float(np.sqrt(quotients.pow(2).mean() / 2))
-
-
-def replicate_band(first: int, second: int) -> float:
-    r"""Return how far apart :math:`\ln e` of two means can be by the replicates' spread alone, at 95 %.
-
-    .. math:: 1.96 \, s \sqrt{1 / n_1 + 1 / n_2}
-
-    Args:
-        first: Runs that the first mean is taken over.
-        second: Runs that the second mean is taken over.
-    """
-    return 1.96 * replicate_spread() * math.sqrt(1 / first + 1 / second)
-
-
 def printed_cells() -> pd.DataFrame:
     """Return Table 3 with the package's names for data sets and models.
 
@@ -108,7 +84,7 @@ def printed_cells() -> pd.DataFrame:
         cells[column] = cells[column].str.lower().str.replace("-", "")
     cells["ratio"] = relative_to_plain(cells, "e", keys=SETTING)
     logs = np.log(cells["ratio"])
-    beyond = np.sign(logs).where(logs.abs() > replicate_band(1, 1), 0).where(logs.notna())
+    beyond = np.sign(logs).where(logs.abs() > math.log(replicate_band()[1]), 0).where(logs.notna())
     return cells[[*SETTING, "gamma", "e", "accuracy", "ratio"]].assign(beyond=beyond)
 
 
@@ -122,7 +98,7 @@ def beside_table_3(records: list[Record], num_steps: int) -> pd.DataFrame:
     Returns:
         A row per cell of the paper that is not empty and each of :data:`PENALTIES`: ``e`` as printed;
         ``found``, the geometric mean over seeds of :func:`error_from_roots`; ``seeds``; ``within``, whether
-        the two differ by no more than :func:`replicate_band`.
+        the two differ by no more than :func:`unrolling.paper.replicate_band`.
     """
     ours = pd.DataFrame([record.config for record in records])
     ours["log_found"] = [math.log(error_from_roots(record, num_steps)) for record in records]
@@ -132,7 +108,7 @@ def beside_table_3(records: list[Record], num_steps: int) -> pd.DataFrame:
     means = pd.concat([penalised, *(plain.assign(loss=penalty) for penalty in PENALTIES)])
     cells = means[means["loss"].isin(PENALTIES)].merge(printed_cells().dropna(), on=[*SETTING, "gamma"])
     distance = (cells["mean"] - np.log(cells["e"])).abs()
-    band = cells["size"].map(lambda seeds: replicate_band(1, seeds))
+    band = cells["size"].map(lambda seeds: math.log(replicate_band(seeds)[1]))
     return cells[[*CELL, "e"]].assign(
         found=np.exp(cells["mean"]), seeds=cells["size"], within=distance <= band
     )

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from unrolling._checks import InputError
+from unrolling.experiments.collect import final_frame
+from unrolling.losses import gamma_from_released
+from unrolling.store import Record
+
+#: Runs that share these settings, and the seed, differ in gamma only.
+SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
 
 
 def after_steps(traces: pd.DataFrame, num_steps: int) -> pd.DataFrame:
@@ -22,9 +29,31 @@ def after_steps(traces: pd.DataFrame, num_steps: int) -> pd.DataFrame:
     return rows
 
 
-def plain_value(
-    rows: pd.DataFrame, column: str, *, keys: Sequence[str] = ("seed", "pretrain_epochs")
-) -> np.ndarray:
+def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
+    """Return one row per run: what was recorded after that many epochs from w_0 on, and the run's settings.
+
+    Beside the columns of :func:`unrolling.experiments.trace_frame` there are ``num_classes`` and
+    ``accuracy_pretrained``, the accuracy of M_N.
+
+    Args:
+        records: The runs; they may have different batch sizes, hence different numbers of steps an epoch.
+        num_epochs: Epochs; their end must be a recorded step of every run.
+    """
+    rows = []
+    for record in records:
+        trace, last = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
+        if last not in trace["step"]:
+            raise InputError(
+                f"run {record.address} has no row at step {last}, the end of epoch {num_epochs}; "
+                f"recorded steps are {trace['step']}."
+            )
+        row = {name: values[trace["step"].index(last)] for name, values in trace.items()}
+        row |= {name: record.result[name] for name in ("num_classes", "accuracy_pretrained")}
+        rows.append(row | record.config | {"address": record.address})
+    return pd.DataFrame(rows)
+
+
+def plain_value(rows: pd.DataFrame, column: str, *, keys: Sequence[str] = (*SETTING, "seed")) -> np.ndarray:
     """Return for each row the value of ``column`` at gamma = 0 with the same ``keys``.
 
     Args:
@@ -40,7 +69,7 @@ def plain_value(
 
 
 def relative_to_plain(
-    rows: pd.DataFrame, column: str, *, keys: Sequence[str] = ("seed", "pretrain_epochs")
+    rows: pd.DataFrame, column: str, *, keys: Sequence[str] = (*SETTING, "seed")
 ) -> pd.Series:
     """Return ``column`` divided by its :func:`plain_value`."""
     return rows[column] / plain_value(rows, column, keys=keys)
@@ -53,11 +82,94 @@ def factor_shares(rows: pd.DataFrame) -> pd.DataFrame:
     :math:`\Delta \log e = \Delta \log \|w_t - w_0\|_2 + \Delta \log \sigma_{avg}` against gamma = 0.
 
     Returns:
-        For every run with gamma > 0: gamma, seed, the three differences ``log_e``, ``log_weight_change`` and
-        ``log_sigma``, and ``share``, the part of the drop that the change in weights accounts for.
+        For every run with gamma > 0: its setting, gamma, seed, the three differences ``log_e``,
+        ``log_weight_change`` and ``log_sigma``, and ``share``, the part of the drop that is the weights'.
     """
     penalised = rows["gamma"] > 0
-    shares = rows.loc[penalised, ["gamma", "seed"]].reset_index(drop=True)
+    shares = rows.loc[penalised, [*SETTING, "gamma", "seed"]].reset_index(drop=True)
     for name, column in (("log_e", "e"), ("log_weight_change", "weight_change"), ("log_sigma", "sigma_avg")):
         shares[name] = np.log(relative_to_plain(rows, column)[penalised].to_numpy())
     return shares.assign(share=shares["log_weight_change"] / shares["log_e"])
+
+
+def growth(traces: pd.DataFrame) -> pd.DataFrame:
+    r"""Return how :math:`e` grows over the steps, a row per run.
+
+    Args:
+        traces: What :func:`unrolling.experiments.trace_frame` returns.
+
+    Returns:
+        The run's address, setting, gamma and seed; ``spearman``, the rank correlation of t and e; and
+        ``slope``, that of the straight line fitted to e over t.
+    """
+    keys = ["address", *SETTING, "gamma", "seed"]
+    rows = []
+    for run, trace in traces.groupby(keys, sort=False):
+        if len(trace) < 3:
+            raise InputError(f"growth needs at least 3 recorded steps, run {run[0]} has {len(trace)}.")
+        rows.append(
+            dict(zip(keys, run, strict=True))
+            | {
+                "spearman": rank_correlation(trace["step"], trace["e"]),
+                "slope": float(np.polyfit(trace["step"], trace["e"], 1)[0]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def up_to(gammas: pd.Series, printed: float) -> pd.Series:
+    """Return which strengths are at most one that the paper prints for ten classes, in its code's units.
+
+    Args:
+        gammas: Strengths in the units of Eq. 10.
+        printed: For example 15, a strength of Table 1.
+    """
+    return gammas <= 1.001 * gamma_from_released(printed, 10)  # the profiles round to five digits
+
+
+def accuracy_loss(rows: pd.DataFrame, column: str = "accuracy") -> pd.Series:
+    """Return the loss of accuracy against gamma = 0 in points, mean over seeds, by setting and gamma > 0.
+
+    Args:
+        rows: What :func:`after_epochs` returns.
+        column: ``accuracy`` for the model after the t steps, ``accuracy_pretrained`` for M_N.
+    """
+    lost = rows.assign(lost=100 * (plain_value(rows, column) - rows[column]))
+    return lost[lost["gamma"] > 0].groupby([*SETTING, "gamma"], sort=False)["lost"].mean()
+
+
+def sigma_ratios(records: Sequence[Record]) -> pd.DataFrame:
+    r"""Return how :math:`\sigma_{avg}` at the end compares with that at gamma = 0, by setting and gamma > 0.
+
+    Returns:
+        ``sigma_avg``, the geometric mean of the ratio over seeds, and ``rooted``, the same with the root of
+        every sample, as the released code has it.
+    """
+    rooted = [float(np.mean(np.abs(record.result["sigma"]["eigenvalue"]) ** 0.5)) for record in records]
+    rows = final_frame(records).assign(rooted=rooted)
+    columns = ["sigma_avg", "rooted"]
+    logs = rows.assign(**{name: np.log(relative_to_plain(rows, name)) for name in columns})
+    return np.exp(logs[logs["gamma"] > 0].groupby([*SETTING, "gamma"], sort=False)[columns].mean())
+
+
+def weight_changes(records: Sequence[Record]) -> pd.DataFrame:
+    r"""Return how the change in weights at the end follows gamma, by setting.
+
+    Returns:
+        ``rank``, Spearman's correlation of gamma and the mean over seeds of :math:`\|w_t - w_0\|_2`, and
+        ``ratio``, that mean at the largest gamma over that at 0.
+    """
+    means = final_frame(records).groupby([*SETTING, "gamma"])["weight_change"].mean()
+    return pd.DataFrame(
+        {
+            "rank": means.groupby(SETTING).agg(lambda own: rank_correlation(range(len(own)), own)),
+            "ratio": means.groupby(SETTING).last() / means.groupby(SETTING).first(),
+        }
+    )
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; 0 where one of the two is constant and has no order."""
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        return 0.0
+    return float(stats.spearmanr(x, y).statistic)

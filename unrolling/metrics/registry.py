@@ -206,13 +206,16 @@ def _attacks(case: Case, output: Callable[[Measured, Tensor], Tensor]) -> Iterat
     """Yield for each seed the shadow models' members and non-members, then F and the others to be told apart.
 
     Half of the test set teaches the attack, the other half is told apart from F. Members and non-members
-    teach in equal numbers.
+    teach in equal numbers. All of these are spread evenly over the classes, in whatever order they come.
     """
     _need_seeds(case, 2, "for shadow models")
     (seen, seen_labels), (forgotten, labels), (test, test_labels) = map(
         case.data, ("retained", "forgotten", "test")
     )
     size = min(len(seen_labels), len(test_labels) // 2)
+    by_class = test_labels.argsort(stable=True)
+    members = _spread(seen_labels.argsort(stable=True), size)
+    strangers, judged = _spread(by_class[::2], size), by_class[1::2]
     for own in range(len(case.runs)):
         shadows = [run.retrained for other, run in enumerate(case.runs) if other != own]
         model = case.runs[own].unlearned
@@ -221,11 +224,16 @@ def _attacks(case: Case, output: Callable[[Measured, Tensor], Tensor]) -> Iterat
             return torch.cat([output(shadow, inputs) for shadow in shadows]), truth.repeat(len(shadows))
 
         yield [
-            teach(seen[:size], seen_labels[:size]),
-            teach(test[:size], test_labels[:size]),
+            teach(seen[members], seen_labels[members]),
+            teach(test[strangers], test_labels[strangers]),
             (output(model, forgotten), labels),
-            (output(model, test[size:]), test_labels[size:]),
+            (output(model, test[judged]), test_labels[judged]),
         ]
+
+
+def _spread(indices: Tensor, size: int) -> Tensor:
+    """Return ``size`` of these indices, evenly spread."""
+    return indices[torch.arange(size) * len(indices) // max(size, 1)]
 
 
 def _shadow_models(case: Case) -> list[float]:

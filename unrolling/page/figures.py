@@ -18,7 +18,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from unrolling._checks import InputError
-from unrolling.page.run_card import distinct
+from unrolling.page.run_card import all_seeds, distinct
 from unrolling.plotting import theme
 from unrolling.store import Record
 
@@ -44,9 +44,10 @@ def _tools(data: pd.DataFrame, name: str, command: str | None, runs: Sequence[Re
     details = f"<details><summary>command</summary><pre>{escape(command)}</pre></details>" if command else ""
     made = ""
     if runs:
-        seeds = distinct(run.config["seed"] for run in runs)
         names = distinct(run.data["name"] for run in runs)
-        made = f'<span class="figure-runs">{escape(f"{len(runs)} runs on {names}, seeds {seeds}")}</span>'
+        count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+        origin = escape(f"{count} on {names}, seeds {all_seeds(runs)}")
+        made = f'<span class="figure-runs">{origin}</span>'
     return f'<div class="figure-tools">{made}{link}{details}</div>'
 
 

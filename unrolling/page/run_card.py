@@ -19,6 +19,11 @@ def distinct(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "not recorded"
 
 
+def all_seeds(runs: Iterable[Record]) -> str:
+    """Return the different seeds of some runs; a matrix of the taxonomy has several."""
+    return distinct(seed for run in runs for seed in run.config.get("seeds", [run.config.get("seed")]))
+
+
 def _versions(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     def named(provenance: Mapping[str, Any]) -> str | None:
         name = provenance.get("commit")
@@ -52,7 +57,7 @@ def _run_rows(runs: Sequence[Record]) -> dict[str, str]:
     data = [run.data for run in runs]
     return {
         "Runs": f"{len(runs)} ({fresh} computed for this page, {len(runs) - fresh} read from the store)",
-        "Seeds": distinct(run.config.get("seed") for run in runs),
+        "Seeds": all_seeds(runs),
         "Data": distinct(f"{d['name']}: {d['description']} (fingerprint {d['fingerprint']})" for d in data),
         "Device": distinct(provenance["device"] for provenance in provenances),
         "Precision": distinct(run.config["dtype"] for run in runs),

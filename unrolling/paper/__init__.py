@@ -11,6 +11,7 @@ from unrolling.paper.claims import (
     count_verdicts,
     find_claim,
 )
+from unrolling.paper.replicates import ReplicateNoise, replicate_band, replicate_noise
 from unrolling.paper.tables import REPORTED, reported_table
 
 __all__ = [
@@ -21,8 +22,11 @@ __all__ = [
     "Entry",
     "Finding",
     "NotTestable",
+    "ReplicateNoise",
     "claims",
     "count_verdicts",
     "find_claim",
+    "replicate_band",
+    "replicate_noise",
     "reported_table",
 ]

@@ -1,0 +1,170 @@
+"""Matrices of the taxonomy by name of their settings: from the store if they are there, computed if not."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import torch
+
+from unrolling._checks import check_choice, check_integer
+from unrolling.data import Dataset, load_dataset
+from unrolling.experiments.collect import default_store, published_store
+from unrolling.experiments.profiles import PROFILES, Scalar
+from unrolling.experiments.provenance import provenance
+from unrolling.experiments.taxonomy import Setting, choose_classes, into_unit_ball, run_matrix
+from unrolling.methods.registry import METHODS
+from unrolling.metrics.registry import METRICS
+from unrolling.seeding import make_generator
+from unrolling.store import Record, Store, make_address
+
+#: Raised by one whenever a change of the code changes the numbers of a matrix with unchanged settings.
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixConfig:
+    """What decides the numbers of a matrix, and nothing else.
+
+    Attributes:
+        dataset: A name of :func:`unrolling.load_dataset`.
+        classes: Those of its classes that take part, numbered anew in this order; empty for all.
+        train_size: Training examples, a seeded subset, or as many as there are.
+        test_size: The same for the test examples.
+        setting: What is trained and forgotten.
+        seeds: One problem for each.
+        methods: Names of methods.
+        metrics: Names of metrics.
+    """
+
+    dataset: str
+    classes: tuple[int, ...]
+    train_size: int
+    test_size: int
+    setting: Setting
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...] = tuple(METHODS)
+    metrics: tuple[str, ...] = tuple(METRICS)
+
+    def __post_init__(self) -> None:
+        check_integer("train_size", self.train_size, minimum=1)
+        check_integer("test_size", self.test_size, minimum=1)
+        for name in self.methods:
+            check_choice("method", name, METHODS)
+        for name in self.metrics:
+            check_choice("metric", name, METRICS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they come back from JSON."""
+        plain = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
+        }
+        return plain | {"setting": asdict(self.setting), "dtype": "float64", "version": VERSION}
+
+
+def matrix_config(
+    parameters: Mapping[str, Scalar], *, methods: tuple[str, ...] = tuple(METHODS), **changes: Scalar
+) -> MatrixConfig:
+    r"""Return a matrix from parameters of the page, such as those of a profile.
+
+    Args:
+        parameters: The fields of :class:`Setting` but ``delta``, which is :math:`10^{-5}`; the data's
+            ``dataset``, ``classes``, as in ``"3 8"``, ``train_size`` and ``test_size``; ``seed``, the first,
+            and ``num_seeds``. Others are left aside.
+        methods: Names of methods, all by default.
+        changes: Parameters to take instead.
+    """
+    given = {"delta": 1e-5, **parameters, **changes}
+    first = int(given["seed"])
+    return MatrixConfig(
+        dataset=str(given["dataset"]),
+        classes=tuple(map(int, str(given["classes"]).split())),
+        train_size=int(given["train_size"]),
+        test_size=int(given["test_size"]),
+        # 1 and 1.0 are one setting, and so one address
+        setting=Setting(**{field.name: field.type(given[field.name]) for field in fields(Setting)}),
+        seeds=tuple(range(first, first + int(given["num_seeds"]))),
+        methods=methods,
+    )
+
+
+def matrix_data(config: MatrixConfig) -> Dataset:
+    """Return the data of a matrix, in the unit ball."""
+    data = load_dataset(config.dataset)
+    if config.classes:
+        data = choose_classes(data, config.classes)
+    num_train = min(config.train_size, len(data.train_labels))
+    num_test = min(config.test_size, len(data.test_labels))
+    return into_unit_ball(data.subset(num_train, num_test, make_generator(0, "subset")))
+
+
+def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record:
+    """Return a matrix from the store; one that is not there yet is computed.
+
+    Args:
+        config: The matrix.
+        store: Where to look and to write. If not given, the folder ``taxonomy`` of
+            :func:`~unrolling.experiments.default_store`; it is looked for among the committed ones, too.
+    """
+    committed = [] if store else [_taxonomy(published_store(profile)) for profile in PROFILES]
+    store = store or _taxonomy(default_store())
+    data = matrix_data(config)
+    address = make_address(config.to_dict(), data.fingerprint)
+    for place in (store, *committed):
+        if found := place.get(address):
+            return found
+    store.check_writable()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    cells, methods = run_matrix(
+        data,
+        config.setting,
+        config.seeds,
+        {name: METHODS[name] for name in config.methods},
+        {name: METRICS[name] for name in config.metrics},
+    )
+    record = Record(
+        config=config.to_dict(),
+        data={"name": data.name, "description": data.description, "fingerprint": data.fingerprint},
+        result={"cells": _to_plain(cells), "methods": _to_plain(methods)},
+        provenance=provenance(torch.device("cpu"), started, time.perf_counter() - clock),
+    )
+    store.put(record)
+    return record
+
+
+def published_matrix(config: MatrixConfig, profile: str) -> Record | None:
+    """Return the committed matrix of a profile with these settings; nothing is computed, or loaded.
+
+    Its methods and metrics may be fewer: a new one should not hide what the others have shown.
+    """
+
+    def problem(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name not in ("methods", "metrics")}
+
+    wanted = problem(config.to_dict())
+    committed = _taxonomy(published_store(profile))
+    return next((record for record in committed if problem(record.config) == wanted), None)
+
+
+def matrix_tables(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of :func:`~unrolling.experiments.taxonomy.run_matrix` from a stored matrix."""
+    return _to_frame(record.result["cells"]), _to_frame(record.result["methods"])
+
+
+def _taxonomy(store: Store) -> Store:
+    """Return the matrices beside a store's runs, which have other settings and results."""
+    return Store(store.root / "taxonomy")
+
+
+def _to_plain(frame: pd.DataFrame) -> dict[str, list]:
+    """Return a table as JSON can hold it, NaN as null."""
+    values = frame.astype(object).where(frame.notna(), None)
+    return {"columns": list(frame.columns), "rows": values.to_numpy().tolist()}
+
+
+def _to_frame(table: Mapping[str, list]) -> pd.DataFrame:
+    frame = pd.DataFrame(table["rows"], columns=table["columns"])
+    # A column of nulls alone has no type of its own.
+    return frame.fillna(float("nan")).infer_objects()
