@@ -44,7 +44,7 @@ def errors_correlate_over_settings(records: list[Record]) -> Finding:
     return correlate_over_settings(records, 0.8)
 
 
-@check("V16", page=PAGE, experiment="amnesiac", part="grid_cifar100")
+@check("V16", page=PAGE, experiment="amnesiac", part="grid_cifar100", profile="paper")
 def errors_correlate_over_settings_of_the_harder_data(records: list[Record]) -> Finding:
     """The same for CIFAR-100."""
     return correlate_over_settings(records, 0.65)
