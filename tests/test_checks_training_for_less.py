@@ -6,6 +6,7 @@ import pytest
 from unrolling.experiments.checks import training_for_less as checks
 from unrolling.store import Record
 
+MODELS = ("resnet-small", "vgg-small", "mlp", "mlp-tanh")
 STEPS = np.arange(15, 151, 15)  # five epochs of 30
 
 
@@ -13,7 +14,7 @@ def records(e, accuracy=lambda t, seed: t / 200 + seed / 1000, settings=2):
     """Two settings, three seeds; e and accuracy as functions of step (and seed)."""
     return [
         Record(
-            config={"dataset": "digits", "model": f"model-{number}", "seed": seed},
+            config={"dataset": "digits", "model": MODELS[number], "seed": seed},
             data={"name": "digits", "fingerprint": "0"},
             result={
                 "trace": {

@@ -119,7 +119,11 @@ class _Shelf:
         experiments = load_profile(profile).experiments
         if found.experiment not in experiments:
             return []
-        configs = experiments[found.experiment].configs(found.part)
+        experiment = experiments[found.experiment]
+        parts = {found.part} if isinstance(found.part, str) else set(found.part)
+        if not experiment.parts.keys() >= parts:  # a data set that only a larger profile has
+            return []
+        configs = experiment.configs(found.part)
         there = self._own | self._published[profile]
         return [there[config] for config in configs] if there.keys() >= set(configs) else []
 
