@@ -1,6 +1,6 @@
 """How closely two quantities follow each other: correlation, what a third explains of it, and its interval.
 
-The paper judges its proxy by Pearson correlations of e and v (sections 7.2 and 7.3) without intervals.
+The paper judges its proxy by Pearson correlations of e and v (section 8.3) without intervals.
 """
 
 from collections.abc import Hashable, Sequence
