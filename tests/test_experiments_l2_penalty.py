@@ -12,9 +12,9 @@ from unrolling.experiments.l2_penalty import (
     against_plain,
     beside_table_3,
     cell_means,
-    error_from_roots,
     printed_cells,
 )
+from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.paper import replicate_band
 from unrolling.store import Record
 

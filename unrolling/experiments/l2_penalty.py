@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from unrolling.experiments.training_with_sd_loss import plain_value, relative_to_plain
+from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.paper import replicate_band, reported_table
 from unrolling.store import Record
-from unrolling.unlearning_error import unlearning_error
 
 SETTING = ["dataset", "model", "pretrain_epochs"]
 CELL = ["loss", *SETTING, "gamma"]
@@ -48,27 +48,6 @@ def cell_means(compared: pd.DataFrame) -> pd.DataFrame:
     logs = compared.assign(**{column: np.log(compared[column]) for column in COMPARED})
     means = logs.groupby(CELL, sort=False)[[*COMPARED, "accuracy_lost"]].mean()
     return means.assign(**{column: np.exp(means[column]) for column in COMPARED}).reset_index()
-
-
-def error_from_roots(record: Record, num_steps: int) -> float:
-    r"""Return Eq. 9 with :math:`\sqrt{|\lambda|_{max}}` for sigma, the square root of text and code.
-
-    The released code has :math:`\sqrt{\lambda}`, NaN where the dominant eigenvalue is negative.
-
-    Args:
-        record: A run.
-        num_steps: t; a recorded step.
-    """
-    trace, sigma = record.result["trace"], record.result["sigma"]
-    samples = [
-        value for step, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if step < num_steps
-    ]
-    return unlearning_error(
-        learning_rate=record.config["learning_rate"],
-        weight_change=trace["weight_change"][trace["step"].index(num_steps)],
-        sigma_avg=float(np.sqrt(np.abs(samples)).mean()),
-        num_steps=num_steps,
-    )
 
 
 def printed_cells() -> pd.DataFrame:

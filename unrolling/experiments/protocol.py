@@ -49,18 +49,14 @@ def make_protocol(config: RunConfig, num_examples: int) -> Protocol:
         order = make_batch_order(num_examples, size, config.epochs, make_generator(seed, "batch order"))
     epoch = order.steps[: len(order) // config.epochs]
     forget = _forget_set(config, epoch)
-    left_out = epoch[(config.forget_batch + 1) % len(epoch)] if _wrong(config) else forget
+    next_batch = epoch[(config.forget_batch + 1) % len(epoch)]
     return Protocol(
         pretraining=pretraining.without(forget) if config.pretraining == "without_forgotten" else pretraining,
         pretraining_retrained=pretraining.without(forget) if config.pretraining == "retrained" else None,
         order=order,
         forget=forget,
-        left_out=left_out,
+        left_out=next_batch if "wrong_batch" in config.conventions else forget,
     )
-
-
-def _wrong(config: RunConfig) -> bool:
-    return "wrong_batch" in config.conventions
 
 
 def _forget_set(config: RunConfig, epoch: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from unrolling._checks import InputError, check_integer
+from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.metrics.association import correlate
 from unrolling.store import Record
-from unrolling.unlearning_error import unlearning_error
 
 #: What a setting is apart from its strength; one seed of it is what the paper compares strengths in.
 SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
@@ -36,14 +36,7 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
         if t not in trace["step"]:
             raise InputError(f"run {record.address} did not record step {t}, the end of epoch {num_epochs}.")
         row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
-        sigma = record.result["sigma"]
-        roots = [math.sqrt(abs(x)) for s, x in zip(sigma["step"], sigma["eigenvalue"], strict=True) if s < t]
-        row["e_root"] = unlearning_error(
-            learning_rate=record.config["learning_rate"],
-            weight_change=row["weight_change"],
-            sigma_avg=float(np.mean(roots)),
-            num_steps=t,
-        )
+        row["e_root"] = error_from_roots(record, t)
         own = {name: record.result[name] for name in ("forget_gradient_norm", "num_classes")}
         rows.append({**row, **own, **record.config, "address": record.address})
     return pd.DataFrame(rows)

@@ -25,7 +25,8 @@ class Recipe:
         momentum: :math:`\beta` of heavy-ball SGD.
         weight_decay: :math:`\lambda`, added to the gradient as :math:`\lambda w`.
         cosine: In epoch k of N the learning rate is :math:`\frac{\eta}{2} (1 + \cos(\pi k / N))`.
-        augment: Random crops of the image with a border of 4 black pixels, and random flips.
+        augment: Random crops of the image with a border of 4 zeros, the mean colour of standardised
+            images (the usual recipe has black), and random flips.
         frozen_statistics: Only the first step is taken in training mode.
     """
 

@@ -8,6 +8,8 @@ import pandas as pd
 from scipy import stats
 
 from unrolling._checks import InputError, check_real
+from unrolling.store import Record
+from unrolling.unlearning_error import unlearning_error
 
 _RUN = ["address", "dataset", "model", "seed"]
 
@@ -63,6 +65,27 @@ def reach(traces: pd.DataFrame) -> pd.DataFrame:
     return traces.assign(
         size=traces["learning_rate"] * traces["step"] * traces["sigma_avg"],
         ratio=traces["v"] / traces["v_nothing"],
+    )
+
+
+def error_from_roots(record: Record, num_steps: int) -> float:
+    r"""Return Eq. 9 with :math:`\sqrt{|\lambda|_{max}}` for sigma, the square root of text and code.
+
+    The released code has :math:`\sqrt{\lambda}`, NaN where the dominant eigenvalue is negative.
+
+    Args:
+        record: A run.
+        num_steps: t; a recorded step.
+    """
+    trace, sigma = record.result["trace"], record.result["sigma"]
+    samples = [
+        value for step, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if step < num_steps
+    ]
+    return unlearning_error(
+        learning_rate=record.config["learning_rate"],
+        weight_change=trace["weight_change"][trace["step"].index(num_steps)],
+        sigma_avg=float(np.sqrt(np.abs(samples)).mean()),
+        num_steps=num_steps,
     )
 
 
