@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unrolling._checks import check_choice
+from unrolling._folders import data_root
 from unrolling.data import cifar
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
@@ -68,11 +69,6 @@ DATASETS: dict[str, Source] = {
     ),
 }
 """What :func:`load_dataset` can load."""
-
-
-def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
-    return Path(root if root is not None else os.environ.get("UNROLLING_DATA") or "data").expanduser()
 
 
 def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
