@@ -1,4 +1,4 @@
-"""Decoded images kept between runs: one .npz file per source, replaced when the source changes."""
+"""Decoded data kept between runs: one .npz file per source, replaced when the source changes."""
 
 import hashlib
 import os

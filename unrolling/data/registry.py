@@ -13,6 +13,8 @@ from unrolling.data import cifar
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
 from unrolling.data.image_folder import find_image_folder, load_image_folder
+from unrolling.data.text import TextDataset
+from unrolling.data.text_folder import find_text_folder, load_text_folder
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Source:
 
     description: str
     embedded: bool
-    load: Callable[[Path], Dataset]
+    load: Callable[[Path], Dataset | TextDataset]
     find: Callable[[Path], tuple[bool, str]]
     download: Callable[[Path], None] | None = None
 
@@ -67,6 +69,24 @@ DATASETS: dict[str, Source] = {
         load=partial(load_image_folder, "image_folder"),
         find=find_image_folder,
     ),
+    "imdb": Source(
+        "IMDB reviews: 2 classes, 25,000 + 25,000 texts",
+        embedded=False,
+        load=imdb.load_imdb,
+        find=imdb.find_imdb,
+    ),
+    "imdb-without-shared": Source(
+        "IMDB reviews without the training texts that are also test texts: 2 classes, 24,877 + 25,000 texts",
+        embedded=False,
+        load=imdb.load_imdb_without_shared,
+        find=imdb.find_imdb,
+    ),
+    "text_folder": Source(
+        "your texts: {train,test}/<class>/<text>.txt in the data root, or a tar archive as the data root",
+        embedded=False,
+        load=partial(load_text_folder, "text_folder"),
+        find=find_text_folder,
+    ),
 }
 """What :func:`load_dataset` can load."""
 
@@ -77,7 +97,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
     Args:
         name: A key of :data:`DATASETS`.
         root: The folder that holds the data sets; by default ``UNROLLING_DATA``, else ``./data``. For
-            ``"image_folder"`` the image folder itself, or a tar archive of one.
+            ``"image_folder"`` and ``"text_folder"`` the folder itself, or a tar archive of one.
 
     Raises:
         InputError: If the name is unknown.
