@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from unrolling._checks import check_choice
 from unrolling._folders import data_root
-from unrolling.data import cifar
+from unrolling.data import cifar, imdb
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
 from unrolling.data.image_folder import find_image_folder, load_image_folder

@@ -101,7 +101,9 @@ class RunConfig:
         later=True,
     )
     encoder_epochs: int = _setting(0, "epochs of that", later=True)
-    dropout: str = _setting("off", f"dropout of text models: {', '.join(DROPOUT)} (paper: unsaid)", later=True)
+    dropout: str = _setting(
+        "off", f"dropout of text models: {', '.join(DROPOUT)} (paper: unsaid)", later=True
+    )
 
     def __post_init__(self) -> None:
         check_choice("data set", self.dataset, DATASETS)

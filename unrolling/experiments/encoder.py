@@ -9,18 +9,22 @@ import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unrolling._checks import InputError
 from unrolling.batches import make_batch_order
 from unrolling.data import Dataset, TextDataset, load_dataset
+from unrolling.data.cache import cached
+from unrolling.data.dataset import content_fingerprint
 from unrolling.data.text import encode, learn_wordpiece
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.provenance import provenance
@@ -74,6 +78,11 @@ class EncoderConfig:
         return {"kind": "encoder", "version": VERSION, "model": MODEL, **asdict(self)}
 
 
+def starts_from_encoder(config: RunConfig) -> bool:
+    """Return whether the run's model starts from a pretrained encoder of its own."""
+    return config.model == MODEL and config.encoder_size > 0
+
+
 def encoder_of(config: RunConfig) -> EncoderConfig:
     """Return the settings of the encoder that a run starts from, or that makes its features."""
     if not config.encoder_size:
@@ -103,7 +112,18 @@ def encoder_texts(config: EncoderConfig) -> TextDataset:
 @cache
 def encoder_tokenizer(config: EncoderConfig) -> Any:
     """Return the tokeniser learnt from the encoder's texts; what is forgotten has no part in it."""
-    return learn_wordpiece(encoder_texts(config).train_texts, config.vocab_size)
+    return learnt_tokenizer(encoder_texts(config).train_texts, config.vocab_size)
+
+
+def learnt_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+    """Return :func:`unrolling.data.text.learn_wordpiece` of the texts, kept between processes."""
+    from tokenizers import Tokenizer
+
+    def build() -> dict[str, np.ndarray]:
+        return {"tokenizer": np.array(learn_wordpiece(texts, vocab_size).to_str())}
+
+    name = f"wordpiece-{content_fingerprint(*texts)}-{vocab_size}"
+    return Tokenizer.from_str(str(cached(name, "1", build)["tokenizer"]))
 
 
 def load_texts(name: str) -> TextDataset:

@@ -10,9 +10,7 @@ def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
 
 
-def mlp(
-    input_shape: tuple[int, ...], num_classes: int, width: int, activation: type[nn.Module]
-) -> nn.Module:
+def mlp(input_shape: tuple[int, ...], num_classes: int, width: int, activation: type[nn.Module]) -> nn.Module:
     """Return a network with one hidden layer of ``width`` units.
 
     With tanh the loss is smooth, as the Taylor expansion of section 4.1 assumes; with ReLU it has kinks.

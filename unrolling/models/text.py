@@ -113,7 +113,7 @@ def pretrained_classifier(pretrained: Pretrained, num_classes: int, dropout: flo
 def pooled_features(encoder: nn.Module, tokens: Tensor, *, batch_size: int = 32) -> Tensor:
     r"""Return the mean of the last hidden states over each text's tokens, shape (texts, width).
 
-    DistilBERT has no pooling layer of its own. Mean pooling is what the ``minilm-l6`` encoder was trained for.
+    DistilBERT has no pooling layer of its own; ``minilm-l6`` was trained for the mean.
 
     Args:
         encoder: A network without a head, such as :attr:`TextClassifier.encoder`; only read.
