@@ -1,10 +1,12 @@
 """IMDB reviews (Maas et al., 2011): 25,000 training and 25,000 test texts, half of them positive."""
 
+import tempfile
 from pathlib import Path
 
 from unrolling._checks import DataError
 from unrolling.data.text import TextDataset, text_dataset, without_shared
 from unrolling.data.text_folder import read_text_folder
+from unrolling.data.tree import SPLITS
 
 CLASSES = ("neg", "pos")
 PER_CLASS = 12_500  # in each split
@@ -48,6 +50,44 @@ def load_imdb(root: Path) -> TextDataset:
         )
     train, test = (([text.replace("<br />", " ") for text in texts], labels) for texts, labels in splits)
     return text_dataset("imdb", "IMDB reviews", class_names, train, test)
+
+
+def download_imdb(root: Path) -> None:
+    """Let the ``datasets`` library get IMDB and write it below ``root`` as the folder ``aclImdb``.
+
+    Does nothing where the folder or an archive is there. The library gives neither the publisher's numbers
+    nor the ratings: texts are numbered in its order, so the fingerprint differs from that of the archive.
+
+    Raises:
+        DataError: If the library is missing or the download fails.
+    """
+    if find_imdb(root)[0]:
+        return
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            "imdb is downloaded by the datasets library. Run: pip install datasets. Without it, put "
+            f"{_SOURCES[2]} from https://ai.stanford.edu/~amaas/data/sentiment/ into {root}."
+        ) from error
+    try:
+        source = datasets.load_dataset("stanfordnlp/imdb")
+    except Exception as error:  # the library passes on the errors of several others
+        raise DataError(
+            f"imdb: could not download stanfordnlp/imdb: {error}. Without a network, put {_SOURCES[2]} from "
+            f"https://ai.stanford.edu/~amaas/data/sentiment/ into {root}."
+        ) from error
+    root.mkdir(parents=True, exist_ok=True)
+    # Renamed when it is complete: what is cut short is not taken for the whole.
+    with tempfile.TemporaryDirectory(dir=root) as temporary:
+        folder = Path(temporary, _SOURCES[0])
+        for split in SPLITS:
+            for label in CLASSES:
+                (folder / split / label).mkdir(parents=True)
+            for i, row in enumerate(source[split]):
+                file = folder / split / CLASSES[row["label"]] / f"{i}.txt"
+                file.write_bytes(row["text"].encode())
+        folder.rename(root / _SOURCES[0])
 
 
 def load_imdb_without_shared(root: Path) -> TextDataset:

@@ -13,6 +13,7 @@ from unrolling.data import cifar, imdb
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
 from unrolling.data.image_folder import find_image_folder, load_image_folder
+from unrolling.data.reviews import load_reviews
 from unrolling.data.text import TextDataset
 from unrolling.data.text_folder import find_text_folder, load_text_folder
 
@@ -23,7 +24,7 @@ class Source:
 
     Attributes:
         description: One line.
-        embedded: The data come with the package's dependencies: no file is needed.
+        embedded: The data come with the package or its dependencies: no file is needed.
         load: Reads the data set below a data root.
         find: Tells cheaply whether it is there, and where it was looked for.
         download: Gets it from its publisher; None where that is up to the user.
@@ -69,11 +70,18 @@ DATASETS: dict[str, Source] = {
         load=partial(load_image_folder, "image_folder"),
         find=find_image_folder,
     ),
+    "reviews": Source(
+        "synthetic film reviews from templates: 2 classes, 3,200 + 800 texts",
+        embedded=True,
+        load=lambda root: load_reviews(),
+        find=lambda root: (True, "embedded"),
+    ),
     "imdb": Source(
         "IMDB reviews: 2 classes, 25,000 + 25,000 texts",
         embedded=False,
         load=imdb.load_imdb,
         find=imdb.find_imdb,
+        download=imdb.download_imdb,
     ),
     "imdb-without-shared": Source(
         "IMDB reviews without the training texts that are also test texts: 2 classes, 24,877 + 25,000 texts",
