@@ -28,6 +28,7 @@ from unrolling.experiments.training_with_sd_loss import (
     relative_to_plain,
 )
 from unrolling.losses import collapse_gamma, gamma_from_released
+from unrolling.models import takes_tokens
 from unrolling.paper import Finding
 from unrolling.store import Record
 
@@ -195,9 +196,9 @@ def errors_correlate_over_strengths_on_text(records: list[Record]) -> Finding:
 def text_loses_less_accuracy_than_images(records: list[Record]) -> Finding:
     """Compare what the cheapest strength costs that lowers e as far, on text and with each vision model."""
     costs = prices(after_epochs(records))
-    text = costs[costs["num_classes"] == 2]
-    gaps, told = {}, []
-    for model, own in costs[costs["num_classes"] > 2].groupby("model", sort=False):
+    reads = costs["model"].map(takes_tokens)
+    text, gaps, told = costs[reads], {}, []
+    for model, own in costs[~reads].groupby("model", sort=False):
         ratio = max(0.2, text["ratio"].min(), own["ratio"].min())  # 0.2, or as far as both get
         image, review = cheapest(own, ratio), cheapest(text, ratio)
         gaps[model] = image - review
