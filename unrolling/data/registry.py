@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unrolling._checks import check_choice
+from unrolling._folders import data_root
 from unrolling.data import cifar, imdb
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
@@ -98,13 +99,8 @@ DATASETS: dict[str, Source] = {
 """What :func:`load_dataset` can load."""
 
 
-def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
-    return Path(root if root is not None else os.environ.get("UNROLLING_DATA") or "data").expanduser()
-
-
-def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset | TextDataset:
-    """Return a data set: standardised images, or texts. Nothing is downloaded, nothing stands in for it.
+def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
+    """Return a data set with standardised inputs. Nothing is downloaded and nothing stands in for it.
 
     Args:
         name: A key of :data:`DATASETS`.
