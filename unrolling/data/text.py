@@ -166,15 +166,15 @@ def text_dataset(
 
 
 def learn_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """Learn a lower-case WordPiece vocabulary, split words as BERT does.
+    """Learn a lower-case WordPiece vocabulary; words are split as BERT's are.
 
     The tokens ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]`` are numbers 0 to 3, and a text becomes
     ``[CLS] text [SEP]``. The same texts, in any order, give the same vocabulary.
 
     Args:
         texts: What to learn from.
-        vocab_size: Largest number of tokens, the four and all characters (twice: at the beginning of a word
-            and inside) included.
+        vocab_size: Largest number of tokens. The four are included, and every character: once, and once more
+            if it occurs inside a word.
 
     Raises:
         InputError: If the characters alone need more tokens.
@@ -185,11 +185,12 @@ def learn_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    normal = map(tokenizer.normalizer.normalize_str, texts)
-    characters = sorted(character for character in set().union(*normal) if not character.isspace())
+    words = {word for text in texts for word in tokenizer.normalizer.normalize_str(text).split()}
+    pieces = {piece for word in words for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(word)}
+    characters, inside = (sorted(set("".join(part))) for part in (pieces, {piece[1:] for piece in pieces}))
     # The library numbers characters in the order of a hash table that differs from process to process, and
     # breaks ties between merges by these numbers. Naming all characters beforehand fixes both.
-    first = [*_SPECIAL, *characters, *(f"##{character}" for character in characters)]
+    first = [*_SPECIAL, *characters, *(f"##{character}" for character in inside)]
     check_integer("vocab_size", vocab_size, minimum=1)
     if vocab_size < len(first):
         raise InputError(
