@@ -1,6 +1,7 @@
 """The encoder that a run starts from: its texts, its weights, and where they are kept."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -71,6 +72,37 @@ def test_the_encoders_texts_are_not_the_experiments():
         reviews.train_labels[place[text]] == label
         for text, label in zip(texts.train_texts, texts.train_labels, strict=True)
     )
+
+
+def test_texts_that_occur_twice_are_not_the_encoders_if_they_are_the_experiments(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNROLLING_DATA", str(tmp_path))
+    monkeypatch.setenv("UNROLLING_CACHE", str(tmp_path / "cache"))
+    for split, label in itertools.product(("train", "test"), ("neg", "pos")):
+        folder = tmp_path / split / label
+        folder.mkdir(parents=True)
+        for number in range(20):  # ten different texts of a class, each twice in either split
+            (folder / f"{number}.txt").write_text(f"{label} {number // 2}")
+    config = EncoderConfig(
+        dataset="text_folder",
+        train_size=8,
+        test_size=4,
+        size=30,
+        epochs=1,
+        width=4,
+        vocab_size=100,
+        max_tokens=8,
+    )
+    everything = load_dataset("text_folder")
+    used = everything.subset(8, 4, make_generator(0, "subset"))
+    left = everything.more_training_data(8, 30, make_generator(0, "subset"))[0]
+    experiments = {*used.train_texts, *used.test_texts}
+    assert {*left} & experiments
+    found = encoder_texts(config)
+    assert found.train_texts == tuple(text for text in left if text not in experiments)
+    assert found.test_texts == used.test_texts
+    names = [found.class_names[label] for label in found.train_labels.tolist()]
+    assert names == [text.split()[0] for text in found.train_texts]
+    assert encoder_texts(dataclasses.replace(config, size=20)).fingerprint != found.fingerprint
 
 
 def test_the_vocabulary_is_learnt_from_the_encoders_texts_alone():

@@ -21,6 +21,7 @@ from unrolling.experiments import (
     obtain,
     published_store,
 )
+from unrolling.experiments import encoder as encoder_module
 from unrolling.experiments import inputs as inputs_module
 from unrolling.experiments import run as run_module
 from unrolling.experiments.encoder import encoder_of, encoder_texts, obtain_encoder
@@ -89,6 +90,7 @@ def test_the_fingerprint_is_that_of_the_data_and_changes_with_them():
             {"max_tokens": 15},
             {"vocab_size": 160},
             {"encoder_size": 80},
+            {"encoder_epochs": 2},
             {"encoder_size": 0, "encoder_epochs": 0},
         )
     ]
@@ -97,8 +99,16 @@ def test_the_fingerprint_is_that_of_the_data_and_changes_with_them():
     assert len({*fingerprints}) == len({data_settings(config) for config in configs}) == len(configs)
 
 
+def test_a_run_knows_every_setting_of_its_encoder(monkeypatch):
+    """The encoder's version and its defaults are no settings of the run, and yet decide its numbers."""
+    address = data_fingerprint(WHOLE)
+    monkeypatch.setattr(encoder_module, "VERSION", 1_000)
+    assert data_fingerprint(WHOLE) != address
+    assert data_fingerprint(HEAD) != address
+
+
 def test_runs_that_differ_in_training_only_share_their_data():
-    for changes in ({"seed": 1}, {"gamma": 0.5}, {"width": 8}, {"dropout": "shared"}):
+    for changes in ({"seed": 1}, {"gamma": 0.5}, {"dropout": "shared"}):
         other = dataclasses.replace(WHOLE, **changes)
         assert data_settings(other) == data_settings(WHOLE)
         assert data_fingerprint(other) == data_fingerprint(WHOLE)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from unrolling.curvature import one_thread
 from unrolling.data import Dataset, TextDataset, load_dataset
 from unrolling.data.cache import cached
 from unrolling.data.dataset import content_fingerprint
-from unrolling.data.text import encode, encoded_fingerprint, learn_wordpiece
+from unrolling.data.text import encode, encoded_fingerprint, learn_wordpiece, text_dataset
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.provenance import provenance
 from unrolling.losses import cross_entropy
@@ -50,8 +50,8 @@ class EncoderConfig:
     Attributes:
         dataset: A name of :func:`unrolling.load_dataset`.
         train_size: Training texts of the experiment, left alone.
-        test_size: Its test texts, that the accuracy is taken on; 0 for all.
-        size: Training texts of the encoder, further ones.
+        test_size: Its test texts, left alone as well; the accuracy is taken on them. 0 for all.
+        size: Further training texts, for the encoder; those that the experiment has as well are left out.
         epochs: Epochs over them.
         width: Width of the embeddings; 0 for the model's own.
         vocab_size: Word pieces learnt from the encoder's texts.
@@ -102,12 +102,23 @@ def encoder_of(config: RunConfig) -> EncoderConfig:
 
 
 def encoder_texts(config: EncoderConfig) -> TextDataset:
-    """Return the encoder's own training texts, with the experiment's test texts."""
+    """Return the encoder's own training texts, with the experiment's test texts.
+
+    A text that the experiment is trained or tested on is left out, letter by letter: IMDB has some twice.
+    """
     texts = load_texts(config.dataset)
-    own = texts.more_training_data(config.train_size, config.size, make_generator(0, "subset"))
     num_test = config.test_size or len(texts.test_labels)
     used = texts.subset(config.train_size, num_test, make_generator(0, "subset"))
-    return replace(used, train_texts=own[0], train_labels=own[1])
+    more, labels = texts.more_training_data(config.train_size, config.size, make_generator(0, "subset"))
+    taken = {*used.train_texts, *used.test_texts}
+    free = [place for place, text in enumerate(more) if text not in taken]
+    return text_dataset(
+        texts.name,
+        f"{texts.description}; {len(free):,} training texts for an encoder, {num_test:,} test texts",
+        texts.class_names,
+        ([more[place] for place in free], labels[free]),
+        (used.test_texts, used.test_labels),
+    )
 
 
 def encoder_tokenizer(config: EncoderConfig) -> "Tokenizer":

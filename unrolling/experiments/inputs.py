@@ -32,15 +32,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 #: Settings that decide a run's data, besides what reads the texts.
-_OF_DATA = (
-    *("dataset", "train_size", "test_size"),
-    *("max_tokens", "vocab_size", "features", "encoder_size", "encoder_epochs"),
-)
+_OF_DATA = ("dataset", "train_size", "test_size", "max_tokens", "vocab_size", "features")
 
 
 def data_settings(config: RunConfig) -> tuple[Any, ...]:
     """Return what decides the run's data: runs that share it share the data."""
-    return (_reader(config), *(getattr(config, name) for name in _OF_DATA))
+    encoder = encoder_of(config) if config.encoder_size else None
+    return (_reader(config), encoder, *(getattr(config, name) for name in _OF_DATA))
 
 
 def data_fingerprint(config: RunConfig) -> str:
@@ -51,7 +49,7 @@ def data_fingerprint(config: RunConfig) -> str:
     tokens = encoded_fingerprint(
         dataset, reader.tokenizer, max_tokens=config.max_tokens, source=reader.source
     )
-    return _features_fingerprint(config, tokens) if config.features else tokens
+    return _features_fingerprint(tokens) if config.features else tokens
 
 
 def load_data(config: RunConfig, store: Store | None = None) -> Dataset:
@@ -91,7 +89,7 @@ def _reader(config: RunConfig) -> str:
 
 
 class _Reader(NamedTuple):
-    """How texts become numbers, and what else decides what the numbers mean."""
+    """How texts become numbers, and which weights the numbers are for."""
 
     tokenizer: "Tokenizer"
     pad: int
@@ -119,19 +117,19 @@ def _make_reader(config: RunConfig, name: str, texts: TextDataset) -> _Reader:
         pad = pretrained.config(config.max_tokens).pad_token_id
         return _Reader(pretrained.tokenizer(), pad, pretrained.fingerprint())
     if config.encoder_size:
-        return _Reader(encoder_tokenizer(encoder_of(config)), 0, "")
+        encoder = encoder_of(config)
+        return _Reader(encoder_tokenizer(encoder), 0, canonical(encoder.to_dict()))
     return _Reader(learnt_tokenizer(texts.train_texts, config.vocab_size), 0, "")
 
 
-def _features_fingerprint(config: RunConfig, tokens: str) -> str:
+def _features_fingerprint(tokens: str) -> str:
     # Of what decides the features, not of their last bits, which differ from machine to machine.
-    made_by = "" if is_pretrained(config.features) else canonical(encoder_of(config).to_dict())
-    return content_fingerprint(tokens, "mean-pooled", made_by)
+    return content_fingerprint(tokens, "mean-pooled", "")
 
 
 def _pooled(config: RunConfig, tokens: Dataset, store: Store | None) -> Dataset:
     """Return the frozen encoder's features of the tokens, every one of mean 0 and variance 1 in training."""
-    fingerprint = _features_fingerprint(config, tokens.fingerprint)
+    fingerprint = _features_fingerprint(tokens.fingerprint)
 
     def build() -> dict[str, np.ndarray]:
         encoder = _frozen_encoder(config, tokens, store)
