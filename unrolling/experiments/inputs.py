@@ -38,7 +38,7 @@ _OF_DATA = ("dataset", "train_size", "test_size", "max_tokens", "vocab_size", "f
 def data_settings(config: RunConfig) -> tuple[Any, ...]:
     """Return what decides the run's data: runs that share it share the data."""
     encoder = encoder_of(config) if config.encoder_size else None
-    return (_reader(config), encoder, *(getattr(config, name) for name in _OF_DATA))
+    return (_reader_name(config), encoder, *(getattr(config, name) for name in _OF_DATA))
 
 
 def data_fingerprint(config: RunConfig) -> str:
@@ -83,7 +83,7 @@ def load_images(name: str) -> Dataset:
     return dataset
 
 
-def _reader(config: RunConfig) -> str:
+def _reader_name(config: RunConfig) -> str:
     """Return the name of what reads the run's texts, "" if nothing does."""
     return config.features or (config.model if takes_tokens(config.model) else "")
 
@@ -98,7 +98,7 @@ class _Reader(NamedTuple):
 
 def _load(config: RunConfig) -> tuple[Dataset, None] | tuple[TextDataset, _Reader]:
     """Return the run's subset of the data set and, if it has texts, what reads them."""
-    dataset, name = load_dataset(config.dataset), _reader(config)
+    dataset, name = load_dataset(config.dataset), _reader_name(config)
     if isinstance(dataset, TextDataset) != bool(name):
         raise InputError(
             f"model {config.model!r} with features {config.features!r} does not fit data set "
