@@ -7,9 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from toy_transformers import KINDS, TOKENS, toy_network
 
 from unrolling import Objective, batch_loss, hvp, make_generator, seeded, top_singular_value
 from unrolling._checks import InputError
+from unrolling.models.text import TextClassifier
 from unrolling.parameters import from_vector, to_vector, trainable
 
 
@@ -215,3 +219,46 @@ def test_bad_input_is_named():
         top_singular_value(square, params, start={"w": torch.zeros(2)})
     with pytest.raises(InputError, match="diverged"):
         top_singular_value(lambda p: (p["w"] * torch.inf).square().sum(), params, generator=make_generator(0))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def attention(request):
+    """The loss of a toy transformer, and its dense Hessian through attention that is written out."""
+    labels = torch.tensor([0, 1, 1])
+    networks = [toy_network(request.param, attention=name).double().eval() for name in ("sdpa", "eager")]
+    model, written_out = networks
+    params = {f"network.{name}": p.detach() for name, p in model.named_parameters()}
+
+    def by_hand(vector):
+        state = {n.removeprefix("network."): p for n, p in from_vector(vector, params).items()}
+        mask = (TOKENS != 0).long()
+        logits = functional_call(written_out, state, (TOKENS,), {"attention_mask": mask}).logits
+        return -logits.log_softmax(dim=1)[range(3), labels].mean()
+
+    dense = torch.autograd.functional.hessian(by_hand, to_vector(params))
+    loss = batch_loss(TextClassifier(model), Objective("cross_entropy"), (TOKENS, labels))
+    return loss, params, dense
+
+
+def test_hvp_through_attention_equals_the_dense_hessian(attention):
+    loss, params, dense = attention
+    vector = torch.randn(len(dense), dtype=torch.float64, generator=make_generator(1))
+    found = to_vector(hvp(loss, params, from_vector(vector, params)))
+    torch.testing.assert_close(found, dense @ vector, rtol=1e-9, atol=1e-10)
+
+
+def test_top_singular_value_through_attention_is_the_dense_one(attention):
+    loss, params, dense = attention
+    expected = torch.linalg.matrix_norm(dense, 2)
+    assert expected > 0.1
+    found = top_singular_value(loss, params, rtol=1e-8, max_hvps=len(dense), generator=make_generator(0))
+    assert found.value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_hvp_leaves_a_caller_the_fused_attention_that_it_cannot_use_itself(attention):
+    loss, params, dense = attention
+    vector = from_vector(torch.ones(len(dense), dtype=torch.float64), params)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        found = hvp(loss, params, vector)
+        assert not torch.backends.cuda.math_sdp_enabled()
+    torch.testing.assert_close(to_vector(found), dense.sum(dim=1), rtol=1e-9, atol=1e-10)

@@ -81,7 +81,9 @@ def test_texts_in_both_splits_can_be_left_out(tmp_path, files):
 def test_part_of_imdb_is_not_taken_for_the_whole(tmp_path, files):
     del files["test/neg/2_2.txt"]
     write_tree(tmp_path / "aclImdb", files)
-    with pytest.raises(DataError, match=r"imdb: expected 3 texts of each class .*\[3, 3\] and \[2, 3\]. Unpack"):
+    with pytest.raises(
+        DataError, match=r"imdb: expected 3 texts of each class .*\[3, 3\] and \[2, 3\]. Unpack"
+    ):
         load_dataset("imdb", root=tmp_path)
 
 

@@ -1,8 +1,5 @@
 """Texts as data: the same choices as of images, a vocabulary others read alike, padding done by hand."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -138,21 +135,11 @@ def test_transformers_reads_the_vocabulary_alike(tmp_path):
         assert tokenizer.encode(text).ids == other(text)["input_ids"], text
 
 
-def test_the_vocabulary_does_not_depend_on_process_or_order():
-    script = """
-import random, sys
-from unrolling.data import load_dataset
-from unrolling.data.text import learn_wordpiece
-texts = list(load_dataset("reviews").train_texts[:300])
-random.Random(int(sys.argv[1])).shuffle(texts)
-print(learn_wordpiece(texts, 250).to_str())
-"""
-    runs = [
-        subprocess.run([sys.executable, "-c", script, str(seed)], capture_output=True, text=True, check=True)
-        for seed in range(3)
-    ]
-    assert len({run.stdout for run in runs}) == 1
-    assert runs[0].stdout
+def test_the_vocabulary_does_not_depend_on_the_run_or_the_order_of_texts():
+    # Left alone, the library gives another vocabulary at every call, also in one process.
+    texts = load_dataset("reviews").train_texts[:300]
+    learnt = {learn_wordpiece(texts[::step], 250).to_str() for step in (1, 1, 1, -1, -1)}
+    assert len(learnt) == 1
 
 
 def test_frequent_words_become_tokens_and_characters_are_never_unknown():

@@ -87,7 +87,10 @@ def test_a_byte_order_mark_is_dropped(tmp_path, files):
     [
         (b"", "expected at least one word in test/good/0.txt of .*, got 0 bytes"),
         (b" \n\t", "expected at least one word in .*, got 3 bytes of nothing but space. Remove"),
-        (b"a\0b", "expected text in test/good/0.txt of .*, got a NUL byte at position 1.*convert it to UTF-8"),
+        (
+            b"a\0b",
+            "expected text in test/good/0.txt of .*, got a NUL byte at position 1.*convert it to UTF-8",
+        ),
         ("word".encode("utf-16-be"), "got a NUL byte at position 0.* UTF-16"),
         ("word".encode("utf-16"), "expected UTF-8 in test/good/0.txt of .*, got byte 0xff at position 0"),
         ("café".encode("latin1"), "expected UTF-8 in .*, got byte 0xe9 at position 3. Convert it"),
@@ -100,7 +103,7 @@ def test_what_is_no_text_is_named_with_its_fault(tmp_path, files, content, messa
         root = write_tree(tmp_path / "talk", files)
     else:
         root = write_archive(tmp_path / "talk.tar", files, "talk/")
-    with pytest.raises(DataError, match=f"text_folder: {message}|text_folder: .*{message}") as error:
+    with pytest.raises(DataError, match=f"text_folder: .*{message}") as error:
         load_tree(root)
     assert str(root) in str(error.value)
 
@@ -117,7 +120,8 @@ def test_what_is_no_text_is_named_with_its_fault(tmp_path, files, content, messa
         ),
         (
             lambda files: {f"{path.split('/')[0]}/{i}.txt": files[path] for i, path in enumerate(files)},
-            "no texts of the split 'train' in .*expected {train,test}/<class>/<text>",  # the labels are missing
+            # The labels are missing.
+            "no texts of the split 'train' in .*expected {train,test}/<class>/<text>",
         ),
     ],
 )

@@ -8,11 +8,12 @@ import torchvision
 from torch import nn
 
 from unrolling._checks import InputError
-from unrolling.models import MODELS, build_model
+from unrolling.models import MODELS, build_model, takes_tokens
 from unrolling.seeding import seeded
 
 DIGITS = (1, 8, 8)
 CIFAR = (3, 32, 32)
+IMAGE_MODELS = [name for name in MODELS if not takes_tokens(name)]
 
 
 def num_parameters(model):
@@ -49,9 +50,9 @@ def vgg19_channels(width):
 @pytest.mark.parametrize(
     ("name", "shape"),
     # All but VGG-19, which halves the image five times, take 8 x 8 pixels.
-    [(name, CIFAR) for name in MODELS] + [(name, DIGITS) for name in MODELS if name != "vgg19"],
+    [(name, CIFAR) for name in IMAGE_MODELS] + [(name, DIGITS) for name in IMAGE_MODELS if name != "vgg19"],
 )
-def test_every_model_maps_images_to_logits_and_trains_all_its_parameters(name, shape):
+def test_every_image_model_maps_images_to_logits_and_trains_all_its_parameters(name, shape):
     narrow = {} if name == "linear" else {"width": 4}
     model = build_model(name, 7, input_shape=shape, **narrow).double()
     with seeded(0, "inputs"):
@@ -69,6 +70,13 @@ def test_linear_and_mlp_sizes(classes):
         for width in (5, 32):
             model = build_model(name, classes, input_shape=DIGITS, width=width)
             assert num_parameters(model) == 65 * width + (width + 1) * classes
+
+
+def test_networks_without_convolutions_take_any_shape():
+    for name, parameters in (("linear", 385 * 3), ("mlp", 385 * 32 + 33 * 3)):
+        model = build_model(name, 3, input_shape=(384,))
+        assert num_parameters(model) == parameters
+        assert model(torch.zeros(5, 384)).shape == (5, 3)
 
 
 @pytest.mark.parametrize(("name", "activation"), [("mlp", torch.relu), ("mlp-tanh", torch.tanh)])
@@ -182,7 +190,7 @@ def test_vgg_convolution_biases_have_a_gradient_in_evaluation_mode_only():
     assert largest_gradient(training=False) > 1e-2
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_a_seed_fixes_the_weights(name):
     def weights(seed):
         narrow = {} if name == "linear" else {"width": 2}
@@ -207,15 +215,20 @@ def test_initial_weights_have_pytorchs_default_spread():
     [
         (
             {"name": "resnet-18"},
-            "unknown model 'resnet-18': expected one of linear, .*Did you mean 'resnet18'",
+            "unknown model 'resnet-18': expected one of .*linear, .*Did you mean 'resnet18'",
         ),
         ({"name": "mlp", "width": 0}, "width must be at least 1, got 0"),
         ({"name": "resnet18", "width": -4}, "width must be at least 1, got -4"),
         ({"name": "vgg19", "width": 8.0}, "width must be a whole number"),
         ({"name": "linear", "width": 8}, "'linear' has no width"),
         ({"name": "mlp", "num_classes": 1}, "num_classes must be at least 2"),
-        ({"name": "mlp", "input_shape": (8, 8)}, r"must be \(channels, height, width\), got \(8, 8\)"),
-        ({"name": "mlp", "input_shape": (1, 0, 8)}, "height of input_shape must be at least 1"),
+        (
+            {"name": "vgg-small", "input_shape": (8, 8)},
+            r"input_shape of 'vgg-small' must be \(channels, height, width\), got \(8, 8\)",
+        ),
+        ({"name": "vgg-small", "input_shape": (1, 0, 8)}, "height of input_shape must be at least 1"),
+        ({"name": "mlp", "input_shape": (1, 0, 8)}, "axis 1 of input_shape must be at least 1"),
+        ({"name": "linear", "input_shape": ()}, r"must be \(one size per axis\), got \(\)"),
         (
             {"name": "vgg19", "input_shape": (3, 32, 31)},
             "halves the image 5 times and needs at least 32 x 32",

@@ -155,7 +155,7 @@ def top_singular_value(
     while True:
         image = product(basis[-1])
         known = torch.stack(basis)
-        with _one_thread():
+        with one_thread():
             diagonal.append(float(image @ basis[-1]))
             for _ in range(2):  # twice is enough (Kahan and Parlett)
                 image = image - known.T @ (known @ image)
@@ -191,7 +191,7 @@ def top_singular_value(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sum long vectors in one order, so that the bits do not depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -241,11 +241,8 @@ def encode(
         InputError: If ``max_tokens`` leaves no room for text.
         DataError: If ``tokenizers`` is missing.
     """
-    # A copy, because truncation is a state of the tokeniser.
-    tokenizer = _tokenizers().Tokenizer.from_str(tokenizer.to_str())
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    description = tokenizer.to_str()
+    fingerprint = encoded_fingerprint(dataset, tokenizer, max_tokens=max_tokens, source=source)
+    tokenizer = _plain(tokenizer)
     check_integer("max_tokens", max_tokens, minimum=tokenizer.num_special_tokens_to_add(False) + 1)
     tokenizer.enable_truncation(max_tokens)
     tokenizer.encode_special_tokens = True
@@ -259,10 +256,25 @@ def encode(
         test_inputs=_padded([test[i] for i in order], longest, pad),
         test_labels=dataset.test_labels[order],
         class_names=dataset.class_names,
-        fingerprint=content_fingerprint(dataset.fingerprint, description, str(max_tokens), source),
+        fingerprint=fingerprint,
         description=dataset.description,
         train_lengths=torch.tensor([len(numbers) for numbers in train]),
     )
+
+
+def encoded_fingerprint(
+    dataset: TextDataset, tokenizer: "Tokenizer", *, max_tokens: int = 512, source: str = ""
+) -> str:
+    """Return the fingerprint of what :func:`encode` returns, without splitting a text."""
+    return content_fingerprint(dataset.fingerprint, _plain(tokenizer).to_str(), str(max_tokens), source)
+
+
+def _plain(tokenizer: "Tokenizer") -> "Tokenizer":
+    # A copy, because truncation is a state of the tokeniser.
+    copy = _tokenizers().Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
 
 
 def _numbers(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[np.ndarray]:

@@ -155,11 +155,10 @@ def _compute_all(
             yield compute(config, store, dataset=dataset, device=device, progress=progress)
         return
     # What many runs share is made once, before they start.
-    for config in {data_settings(config): config for config in configs}.values():
-        if config.features or starts_from_encoder(config):
-            load_data(config, store)
-        if starts_from_encoder(config):
-            obtain_encoder(encoder_of(config), store)
+    for config in {data_settings(config): config for config in configs if config.features}.values():
+        load_data(config, store)
+    for encoder in dict.fromkeys(encoder_of(config) for config in configs if starts_from_encoder(config)):
+        obtain_encoder(encoder, store)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = [pool.submit(compute, config, store, device=device) for config in configs]

@@ -138,10 +138,36 @@ class RunConfig:
             check_integer(name, getattr(self, name))
         if self.features and not takes_tokens(self.features):
             raise InputError(f"features must be an encoder of texts, got {self.features!r}.")
+        reads_texts = takes_tokens(self.model)
+        if self.features and reads_texts:
+            raise InputError(
+                f"features are classified by a model of numbers such as linear, got {self.model!r}. "
+                "Leave out features to train that model on the texts themselves."
+            )
+        if self.dropout != "off" and not reads_texts:
+            raise InputError(
+                f"dropout is for models that read texts, got {self.dropout!r} for {self.model!r}."
+            )
+        if self.features or reads_texts:
+            if self.shadow_size:
+                raise InputError(
+                    f"shadow_size is for images; for texts it must be 0, got {self.shadow_size}."
+                )
+            if RECIPES[self.recipe].augment:
+                raise InputError(f"the recipe {self.recipe!r} crops and flips images; texts need another.")
+        if self.features == "distilbert-small" and not self.encoder_size:
+            raise InputError(
+                "features of distilbert-small need an encoder: give encoder_size and encoder_epochs."
+            )
         if bool(self.encoder_size) != bool(self.encoder_epochs):
             raise InputError(
                 f"encoder_size and encoder_epochs belong together, got {self.encoder_size} texts and "
                 f"{self.encoder_epochs} epochs. Give both, or neither."
+            )
+        if self.encoder_size and not self.train_size:
+            raise InputError(
+                f"encoder_size takes {self.encoder_size} texts from those that train_size leaves, and "
+                "train_size 0 leaves none. Give a train_size."
             )
         if self.encoder_size and "distilbert-small" not in (self.model, self.features):
             raise InputError(

@@ -1,20 +1,18 @@
 r"""The encoder of ``distilbert-small``, pretrained by AdamW on texts that the experiment does not use.
 
 The paper's DistilBERT came pretrained, by others, with Adam. Plain SGD hardly trains a transformer from
-nothing, so ours comes pretrained as well: as a sentiment classifier on other reviews, whose head is then
-thrown away. That is a run of its own, with its own address; the experiment itself is plain SGD throughout.
+nothing, so ours comes pretrained as well: as a classifier of further training texts, whose head is then
+thrown away. That is a run of its own, with its own address and one seed, and so the same for all seeds of an
+experiment; the experiment itself is plain SGD throughout.
 """
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +20,11 @@ from torch import Tensor
 
 from unrolling._checks import InputError
 from unrolling.batches import make_batch_order
+from unrolling.curvature import one_thread
 from unrolling.data import Dataset, TextDataset, load_dataset
 from unrolling.data.cache import cached
 from unrolling.data.dataset import content_fingerprint
-from unrolling.data.text import encode, learn_wordpiece
+from unrolling.data.text import encode, encoded_fingerprint, learn_wordpiece, text_dataset
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.provenance import provenance
 from unrolling.losses import cross_entropy
@@ -35,6 +34,9 @@ from unrolling.seeding import make_generator, seeded
 from unrolling.store import Record, Store, make_address
 from unrolling.trackers import accuracy
 from unrolling.training import DivergedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 #: Raised by one whenever a change of the code changes the weights of an encoder with unchanged settings.
 VERSION = 1
@@ -48,13 +50,13 @@ class EncoderConfig:
     Attributes:
         dataset: A name of :func:`unrolling.load_dataset`.
         train_size: Training texts of the experiment, left alone.
-        test_size: Test texts that the accuracy is taken on.
-        size: Training texts of the encoder, disjoint from those.
+        test_size: Its test texts, left alone as well; the accuracy is taken on them. 0 for all.
+        size: Further training texts, for the encoder; those that the experiment has as well are left out.
         epochs: Epochs over them.
         width: Width of the embeddings; 0 for the model's own.
         vocab_size: Word pieces learnt from the encoder's texts.
         max_tokens: Tokens of a text that are kept.
-        batch_size: Texts a step.
+        batch_size: Texts a step, at most.
         learning_rate: The largest; it rises over the first tenth of the steps and falls to 0, both linearly.
         weight_decay: Of AdamW.
         dropout: Rate of dropout.
@@ -99,23 +101,32 @@ def encoder_of(config: RunConfig) -> EncoderConfig:
     )
 
 
-@cache
 def encoder_texts(config: EncoderConfig) -> TextDataset:
-    """Return the encoder's own training texts, and the experiment's test texts."""
+    """Return the encoder's own training texts, with the experiment's test texts.
+
+    A text that the experiment is trained or tested on is left out, letter by letter: IMDB has some twice.
+    """
     texts = load_texts(config.dataset)
-    own = texts.more_training_data(config.train_size, config.size, make_generator(0, "subset"))
     num_test = config.test_size or len(texts.test_labels)
-    cut = texts.subset(config.train_size, num_test, make_generator(0, "subset"))
-    return replace(cut, train_texts=own[0], train_labels=own[1])
+    used = texts.subset(config.train_size, num_test, make_generator(0, "subset"))
+    more, labels = texts.more_training_data(config.train_size, config.size, make_generator(0, "subset"))
+    taken = {*used.train_texts, *used.test_texts}
+    free = [place for place, text in enumerate(more) if text not in taken]
+    return text_dataset(
+        texts.name,
+        f"{texts.description}; {len(free):,} training texts for an encoder, {num_test:,} test texts",
+        texts.class_names,
+        ([more[place] for place in free], labels[free]),
+        (used.test_texts, used.test_labels),
+    )
 
 
-@cache
-def encoder_tokenizer(config: EncoderConfig) -> Any:
+def encoder_tokenizer(config: EncoderConfig) -> "Tokenizer":
     """Return the tokeniser learnt from the encoder's texts; what is forgotten has no part in it."""
     return learnt_tokenizer(encoder_texts(config).train_texts, config.vocab_size)
 
 
-def learnt_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+def learnt_tokenizer(texts: Sequence[str], vocab_size: int) -> "Tokenizer":
     """Return :func:`unrolling.data.text.learn_wordpiece` of the texts, kept between processes."""
     from tokenizers import Tokenizer
 
@@ -127,7 +138,11 @@ def learnt_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
 
 
 def load_texts(name: str) -> TextDataset:
-    """Return a data set of texts, or raise if it has none."""
+    """Return a data set of texts.
+
+    Raises:
+        InputError: If it has none.
+    """
     texts = load_dataset(name)
     if not isinstance(texts, TextDataset):
         raise InputError(f"data set {name!r} has no texts; expected one such as imdb or reviews.")
@@ -156,33 +171,38 @@ class Encoder:
 def obtain_encoder(config: EncoderConfig, store: Store) -> Encoder:
     """Return an encoder: from the store if its weights are there, trained and stored if not.
 
-    The record lies in the store's folder ``encoders``, the weights beside it.
+    The record lies in the store's folder ``encoders``, the weights beside it. Weights that are not those of
+    the record, byte for byte, are trained anew.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save
 
-    data = encode(encoder_texts(config), encoder_tokenizer(config), max_tokens=config.max_tokens)
-    address = make_address(config.to_dict(), data.fingerprint)
+    texts = encoder_texts(config)
+    tokenizer = learnt_tokenizer(texts.train_texts, config.vocab_size)
+    fingerprint = encoded_fingerprint(texts, tokenizer, max_tokens=config.max_tokens)
     shelf = Store(store.root / "encoders")
+    address = make_address(config.to_dict(), fingerprint)
     path = shelf.root / f"{address}.safetensors"
     record = shelf.get(address)
-    if record is not None and path.exists() and _digest(path) == record.result["weights"]:
-        return Encoder(address, load_file(path), record.result["weights"])
+    content = path.read_bytes() if record and path.exists() else b""
+    if record and _digest(content) == record.result["weights"]:
+        return Encoder(address, load(content), record.result["weights"])
     shelf.check_writable()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    data = encode(texts, tokenizer, max_tokens=config.max_tokens)
     weights, result = train_encoder(config, data)
-    with tempfile.NamedTemporaryFile(dir=shelf.root, suffix=".tmp", delete=False) as unfinished:
-        pass
-    save_file(weights, unfinished.name)
-    os.replace(unfinished.name, path)
-    digest = _digest(path)
+    content = save(weights)
+    # Complete or not at all, under a name of its own: many processes may write at once.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
     record = Record(
         config=config.to_dict(),
-        data={"name": data.name, "description": data.description, "fingerprint": data.fingerprint},
-        result={**result, "weights": digest},
+        data={"name": data.name, "description": data.description, "fingerprint": fingerprint},
+        result={**result, "weights": _digest(content)},
         provenance=provenance(torch.device("cpu"), started, time.perf_counter() - clock),
     )
     shelf.put(record)
-    return Encoder(address, weights, digest)
+    return Encoder(address, weights, record.result["weights"])
 
 
 def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -206,7 +226,7 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
         )
     order = make_batch_order(
         len(data.train_labels),
-        config.batch_size,
+        min(config.batch_size, len(data.train_labels)),
         config.epochs,
         make_generator(0, "encoder order"),
         reshuffle=True,
@@ -221,7 +241,7 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
     )
     losses = []
     model.train()
-    with seeded(0, "encoder dropout"):
+    with seeded(0, "encoder dropout"), one_thread():  # so that the bits do not depend on the threads
         for batch in order:
             index = torch.tensor(batch)
             loss = cross_entropy(model(data.train_inputs[index]), data.train_labels[index])
@@ -244,5 +264,5 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
     return {name: value.clone() for name, value in model.encoder.state_dict().items()}, result
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

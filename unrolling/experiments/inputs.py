@@ -1,7 +1,7 @@
 """What a run is trained on: images, texts as tokens, or frozen features of texts."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from unrolling._folders import data_root
 from unrolling.data import Dataset, TextDataset, load_dataset
 from unrolling.data.cache import cached
 from unrolling.data.dataset import content_fingerprint
-from unrolling.data.text import encode
+from unrolling.data.text import encode, encoded_fingerprint
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.encoder import (
     MODEL,
@@ -23,29 +23,33 @@ from unrolling.experiments.encoder import (
     obtain_encoder,
 )
 from unrolling.models import build_model, is_pretrained, takes_tokens
-from unrolling.models.pretrained import find_pretrained, installed_transformers, quiet
+from unrolling.models.pretrained import find_pretrained, installed_transformers
 from unrolling.models.text import pooled_features
 from unrolling.seeding import make_generator
 from unrolling.store import Store, canonical
 
-#: Settings that decide a run's data.
-_OF_DATA = (
-    *("dataset", "train_size", "test_size"),
-    *("max_tokens", "vocab_size", "features", "encoder_size", "encoder_epochs"),
-)
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+#: Settings that decide a run's data, besides what reads the texts.
+_OF_DATA = ("dataset", "train_size", "test_size", "max_tokens", "vocab_size", "features")
 
 
 def data_settings(config: RunConfig) -> tuple[Any, ...]:
     """Return what decides the run's data: runs that share it share the data."""
-    reader = config.model if takes_tokens(config.model) else ""
-    # An encoder's width decides its features, and the vocabulary's address.
-    return (reader, config.width if reader else 0, *(getattr(config, name) for name in _OF_DATA))
+    encoder = encoder_of(config) if config.encoder_size else None
+    return (_reader_name(config), encoder, *(getattr(config, name) for name in _OF_DATA))
 
 
 def data_fingerprint(config: RunConfig) -> str:
     """Return the fingerprint of the run's data; features need not be computed for it."""
-    data = _load(config)
-    return _features_fingerprint(config, data) if config.features else data.fingerprint
+    dataset, reader = _load(config)
+    if not isinstance(dataset, TextDataset):
+        return dataset.fingerprint
+    tokens = encoded_fingerprint(
+        dataset, reader.tokenizer, max_tokens=config.max_tokens, source=reader.source
+    )
+    return _features_fingerprint(tokens) if config.features else tokens
 
 
 def load_data(config: RunConfig, store: Store | None = None) -> Dataset:
@@ -58,55 +62,74 @@ def load_data(config: RunConfig, store: Store | None = None) -> Dataset:
         config: The run.
         store: Where the encoder of ``distilbert-small`` is kept, if the features are its own.
     """
-    data = _load(config)
-    return _pooled(config, data, store) if config.features else data
+    dataset, reader = _load(config)
+    if not isinstance(dataset, TextDataset):
+        return dataset
+    tokens = encode(
+        dataset, reader.tokenizer, max_tokens=config.max_tokens, pad=reader.pad, source=reader.source
+    )
+    return _pooled(config, tokens, store) if config.features else tokens
 
 
-def _load(config: RunConfig) -> Dataset:
-    dataset = load_dataset(config.dataset)
-    reader = config.features or (config.model if takes_tokens(config.model) else "")
-    if isinstance(dataset, TextDataset) and reader:
-        return _tokens(dataset, config, reader)
-    if isinstance(dataset, TextDataset) or reader:
+def load_images(name: str) -> Dataset:
+    """Return a data set that needs no tokeniser, such as one of images.
+
+    Raises:
+        InputError: If it has texts.
+    """
+    dataset = load_dataset(name)
+    if isinstance(dataset, TextDataset):
+        raise InputError(f"data set {name!r} has texts; expected images, such as digits or cifar10.")
+    return dataset
+
+
+def _reader_name(config: RunConfig) -> str:
+    """Return the name of what reads the run's texts, "" if nothing does."""
+    return config.features or (config.model if takes_tokens(config.model) else "")
+
+
+class _Reader(NamedTuple):
+    """How texts become numbers, and which weights the numbers are for."""
+
+    tokenizer: "Tokenizer"
+    pad: int
+    source: str
+
+
+def _load(config: RunConfig) -> tuple[Dataset, None] | tuple[TextDataset, _Reader]:
+    """Return the run's subset of the data set and, if it has texts, what reads them."""
+    dataset, name = load_dataset(config.dataset), _reader_name(config)
+    if isinstance(dataset, TextDataset) != bool(name):
         raise InputError(
             f"model {config.model!r} with features {config.features!r} does not fit data set "
             f"{config.dataset!r}. Texts need a model or features that read texts, images one that does not."
         )
-    return _subset(dataset, config)
+    if config.train_size or config.test_size:
+        num_train = config.train_size or len(dataset.train_labels)
+        num_test = config.test_size or len(dataset.test_labels)
+        dataset = dataset.subset(num_train, num_test, make_generator(0, "subset"))
+    return (dataset, _make_reader(config, name, dataset)) if name else (dataset, None)
 
 
-def _subset(dataset: Any, config: RunConfig) -> Any:
-    if not (config.train_size or config.test_size):
-        return dataset
-    num_train = config.train_size or len(dataset.train_labels)
-    num_test = config.test_size or len(dataset.test_labels)
-    return dataset.subset(num_train, num_test, make_generator(0, "subset"))
-
-
-def _tokens(texts: TextDataset, config: RunConfig, reader: str) -> Dataset:
-    """Return the run's texts as the numbers that ``reader`` reads."""
-    kept = _subset(texts, config)
-    if is_pretrained(reader):
-        pretrained = find_pretrained(reader, data_root())
-        tokenizer, source = pretrained.tokenizer(), pretrained.fingerprint()
-        pad = pretrained.load(installed_transformers().AutoConfig).pad_token_id
-        return encode(kept, tokenizer, max_tokens=config.max_tokens, pad=pad, source=source)
+def _make_reader(config: RunConfig, name: str, texts: TextDataset) -> _Reader:
+    if is_pretrained(name):
+        pretrained = find_pretrained(name, data_root())
+        pad = pretrained.config(config.max_tokens).pad_token_id
+        return _Reader(pretrained.tokenizer(), pad, pretrained.fingerprint())
     if config.encoder_size:
-        tokenizer = encoder_tokenizer(encoder_of(config))
-    else:
-        tokenizer = learnt_tokenizer(kept.train_texts, config.vocab_size)
-    return encode(kept, tokenizer, max_tokens=config.max_tokens)
+        encoder = encoder_of(config)
+        return _Reader(encoder_tokenizer(encoder), 0, canonical(encoder.to_dict()))
+    return _Reader(learnt_tokenizer(texts.train_texts, config.vocab_size), 0, "")
 
 
-def _features_fingerprint(config: RunConfig, tokens: Dataset) -> str:
+def _features_fingerprint(tokens: str) -> str:
     # Of what decides the features, not of their last bits, which differ from machine to machine.
-    made_by = "" if is_pretrained(config.features) else canonical(encoder_of(config).to_dict())
-    return content_fingerprint(tokens.fingerprint, "mean-pooled", made_by)
+    return content_fingerprint(tokens, "mean-pooled", "")
 
 
 def _pooled(config: RunConfig, tokens: Dataset, store: Store | None) -> Dataset:
     """Return the frozen encoder's features of the tokens, every one of mean 0 and variance 1 in training."""
-    fingerprint = _features_fingerprint(config, tokens)
+    fingerprint = _features_fingerprint(tokens.fingerprint)
 
     def build() -> dict[str, np.ndarray]:
         encoder = _frozen_encoder(config, tokens, store)
@@ -135,8 +158,7 @@ def _pooled(config: RunConfig, tokens: Dataset, store: Store | None) -> Dataset:
 def _frozen_encoder(config: RunConfig, tokens: Dataset, store: Store | None) -> nn.Module:
     if is_pretrained(config.features):
         pretrained = find_pretrained(config.features, data_root())
-        with quiet(installed_transformers()):
-            return pretrained.load(installed_transformers().AutoModel, use_safetensors=True)
+        return pretrained.network(installed_transformers().AutoModel)
     if store is None:
         raise InputError(f"features of {MODEL} need a store, where its encoder is kept; pass `store`.")
     model = build_model(

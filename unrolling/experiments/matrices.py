@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from unrolling._checks import check_choice, check_integer
-from unrolling.data import Dataset, load_dataset
+from unrolling.data import Dataset
 from unrolling.experiments.collect import default_store, published_store
+from unrolling.experiments.inputs import load_images
 from unrolling.experiments.profiles import PROFILES, Scalar
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.taxonomy import Setting, choose_classes, into_unit_ball, run_matrix
@@ -92,7 +93,7 @@ def matrix_config(
 
 def matrix_data(config: MatrixConfig) -> Dataset:
     """Return the data of a matrix, in the unit ball."""
-    data = load_dataset(config.dataset)
+    data = load_images(config.dataset)
     if config.classes:
         data = choose_classes(data, config.classes)
     num_train = min(config.train_size, len(data.train_labels))

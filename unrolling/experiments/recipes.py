@@ -53,15 +53,23 @@ class RecipeStepper(Stepper):
         num_epochs: Epochs that the schedule spans.
         steps_per_epoch: Steps of one.
         seed: Of the augmentation and of dropout; a step's is the same wherever training was resumed.
-        dropout: "off"; "shared", the models draw the same masks at a step; or "independent".
+        retrained: M', if there is one; any other model is M.
+        dropout: "off"; "shared", M and M' draw the same masks at a step; or "independent". Of a batch that
+            M' sees in part only, the masks differ either way.
     """
 
     def __init__(
-        self, recipe: Recipe, *, num_epochs: int, steps_per_epoch: int, seed: int, dropout: str = "off"
+        self,
+        recipe: Recipe,
+        *,
+        num_epochs: int,
+        steps_per_epoch: int,
+        seed: int,
+        retrained: nn.Module | None = None,
+        dropout: str = "off",
     ):
-        self._recipe, self._seed, self._dropout = recipe, seed, dropout
-        #: M is 0 and M' is 1, in the order of their first steps.
-        self._numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+        self._recipe, self._seed = recipe, seed
+        self._retrained, self._dropout = retrained, dropout
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
         self._velocities: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
 
@@ -69,12 +77,10 @@ class RecipeStepper(Stepper):
         """Take step number ``step`` in place."""
         if self._dropout == "off":
             return self._take(model, batch, loss_fn, learning_rate, step)
-        number = self._numbers.setdefault(model, len(self._numbers))
+        own = self._dropout == "independent" and model is self._retrained
         device = next(model.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(
-                stream_seed(self._seed, "dropout", step, number if self._dropout == "independent" else 0)
-            )
+            torch.manual_seed(stream_seed(self._seed, "dropout", step, int(own)))
             self._take(model, batch, loss_fn, learning_rate, step)
 
     def _take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:

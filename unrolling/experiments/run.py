@@ -2,6 +2,7 @@ r"""Carry out one run: pre-train M, unroll M and M' side by side, measure, unlea
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from unrolling._checks import InputError
 from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
+from unrolling.curvature import one_thread
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.encoder import Encoder, starts_from_encoder
@@ -82,10 +84,12 @@ def execute(
     """
     run = _Run(config, dataset, torch.device(device), checkpoint, checkpoint_seconds, progress, encoder)
     state = checkpoint.load() if checkpoint else None
-    if state is None or state["phase"] == "pretraining":
-        run.pretrain(state)
-        state = None
-    return run.unroll(state)
+    # PyTorch sums the gradients of layer norms thread by thread; those of image models have one order.
+    with one_thread() if takes_tokens(config.model) else nullcontext():
+        if state is None or state["phase"] == "pretraining":
+            run.pretrain(state)
+            state = None
+        return run.unroll(state)
 
 
 class _Run:
@@ -196,7 +200,9 @@ class _Run:
         if state:
             model.load_state_dict(state["initial_model"])
         initial_state = {name: value.clone() for name, value in model.state_dict().items()}
-        retrained = copy_for_retraining(model) if self.retrained is None else self.retrained
+        if self.retrained is None:
+            self.retrained = copy_for_retraining(model)
+        retrained = self.retrained
         fixed = slice(config.sigma_batch)
         tracker = UnlearningTracker(
             model,
@@ -337,6 +343,7 @@ class _Run:
             num_epochs=num_epochs,
             steps_per_epoch=self.steps_per_epoch,
             seed=self.config.seed,
+            retrained=self.retrained,
             dropout=self.config.dropout,
         )
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolling.data import Dataset, load_dataset
+from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.inputs import load_images
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
 from unrolling.metrics.roc import roc_curve
 from unrolling.parameters import training_mode
@@ -38,7 +39,7 @@ def shadow_run(config: RunConfig) -> tuple[RunConfig, Dataset]:
 
     It is trained like M, except that it has a seed of its own, so it starts from other weights.
     """
-    data = load_dataset(config.dataset)
+    data = load_images(config.dataset)
     num_train = config.train_size or len(data.train_labels)
     inputs, labels = data.more_training_data(num_train, config.shadow_size, make_generator(0, "subset"))
     own = {"seed": stream_seed(config.seed, "shadow"), "shadow_size": 0, "pretraining": "shared"}

@@ -45,7 +45,9 @@ def _pretrained(description: str) -> _Architecture:
         description,
         TOKENS,
         None,
-        lambda it: pretrained_classifier(find_pretrained(it.name, it.root), it.num_classes, it.dropout),
+        lambda it: pretrained_classifier(
+            find_pretrained(it.name, it.root), it.input_shape[0], it.num_classes, it.dropout
+        ),
     )
 
 
@@ -107,7 +109,7 @@ MODELS: dict[str, str] = {name: known.description for name, known in _ARCHITECTU
 
 def check_model(name: str) -> str:
     """Return ``name`` if :func:`build_model` knows it."""
-    if isinstance(name, str) and name.startswith(PREFIX):
+    if isinstance(name, str) and name.startswith(PREFIX) and name != PREFIX:
         return name
     return check_choice("model", name, _ARCHITECTURES)
 
@@ -164,7 +166,8 @@ def build_model(
     known = _ARCHITECTURES.get(check_model(name)) or _pretrained(name)
     check_integer("num_classes", num_classes, minimum=2)
     check_integer("vocab_size", vocab_size, minimum=5)
-    check_real("dropout", dropout, minimum=0)
+    if check_real("dropout", dropout, minimum=0) >= 1:
+        raise InputError(f"dropout must be below 1, got {dropout:g}.")
     axes = known.axes or tuple(f"axis {i}" for i in range(len(input_shape)))
     if len(input_shape) != len(axes) or not axes:
         expected = ", ".join(known.axes) or "one size per axis"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unrolling._checks import InputError
-from unrolling.models.pretrained import Pretrained, installed_transformers, quiet
+from unrolling.models.pretrained import Pretrained, installed_transformers
+from unrolling.parameters import training_mode
 
 #: Layers and heads of ``distilbert-small``; the paper's DistilBERT has 6 and 12, and width 768.
 NUM_LAYERS, NUM_HEADS = 2, 2
@@ -31,8 +32,8 @@ class TextClassifier(nn.Module):
         """Return logits of shape (batch, classes).
 
         Args:
-            tokens: int64 of shape (batch, tokens), padded on the right. Padding is cut off as far as it
-                reaches in every text, and masked in the rest, so the logits do not depend on it.
+            tokens: Token numbers, int32 or int64, of shape (batch, tokens), padded on the right. Padding is
+                cut off as far as it reaches in every text, and masked in the rest; no logit depends on it.
         """
         tokens, mask = without_padding(tokens, self.network.config.pad_token_id)
         return self.network(input_ids=tokens, attention_mask=mask).logits
@@ -79,63 +80,53 @@ def distilbert_small(
     return TextClassifier(transformers.DistilBertForSequenceClassification(config))
 
 
-def pretrained_classifier(pretrained: Pretrained, num_classes: int, dropout: float) -> TextClassifier:
+def pretrained_classifier(
+    pretrained: Pretrained, num_tokens: int, num_classes: int, dropout: float
+) -> TextClassifier:
     """Return a pretrained network; where its head is not for so many classes, it gets a new one.
 
     Args:
         pretrained: Where it is.
+        num_tokens: Longest text.
         num_classes: Number of logits.
         dropout: Rate of dropout; the rate that it was published with does not count.
 
     Raises:
         DataError: If its files are damaged.
-        InputError: If it has no padding token.
+        InputError: If it has no padding token, or takes no text of that length.
     """
-    transformers = installed_transformers()
-    config = pretrained.load(transformers.AutoConfig)
-    if config.pad_token_id is None:
-        raise InputError(
-            f"model {pretrained.name!r} has no padding token; expected an encoder such as DistilBERT or BERT."
-        )
-    rates = _dropout_rates(config, dropout)
-    with quiet(transformers):
-        return TextClassifier(
-            pretrained.load(
-                transformers.AutoModelForSequenceClassification,
-                num_labels=num_classes,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                **rates,
-            )
-        )
+    rates = _dropout_rates(pretrained.config(num_tokens), dropout)
+    loader = installed_transformers().AutoModelForSequenceClassification
+    return TextClassifier(pretrained.network(loader, num_labels=num_classes, **rates))
 
 
 def pooled_features(encoder: nn.Module, tokens: Tensor, *, batch_size: int = 32) -> Tensor:
-    r"""Return the mean of the last hidden states over each text's tokens, shape (texts, width).
+    r"""Return the mean of the last hidden states over each text's tokens, shape (texts, width), on the CPU.
 
     DistilBERT has no pooling layer of its own; ``minilm-l6`` was trained for the mean.
 
     Args:
         encoder: A network without a head, such as :attr:`TextClassifier.encoder`; only read.
-        tokens: int64 of shape (texts, tokens), padded on the right. Texts of similar length next to one
-            another save time.
+        tokens: Token numbers of shape (texts, tokens), padded on the right; at least one of each text is no
+            padding. Texts of similar length next to one another save time.
         batch_size: Texts at a time.
     """
     device = next(encoder.parameters()).device
-    was_training = encoder.training
-    encoder.eval()
     parts = []
-    with torch.inference_mode():
+    with torch.no_grad(), training_mode(encoder, False):
         for part in tokens.split(batch_size):
             cut, mask = without_padding(part.to(device), encoder.config.pad_token_id)
             states = encoder(input_ids=cut, attention_mask=mask).last_hidden_state
             weights = mask.unsqueeze(2).to(states.dtype)
             parts.append((states * weights).sum(dim=1) / weights.sum(dim=1))
-    encoder.train(was_training)
-    return torch.cat(parts).cpu().clone()
+    return torch.cat(parts).cpu()
 
 
 def _dropout_rates(config: Any, rate: float) -> dict[str, float]:
     """Return every dropout setting of a configuration, whatever it is called, at ``rate``."""
-    given = config.to_dict().items()
-    return {name: rate for name, value in given if "dropout" in name and isinstance(value, (int, float))}
+    # hidden_dropout_prob, attn_pdrop, layerdrop; None stands for another one's value.
+    return {
+        name: rate
+        for name, value in config.to_dict().items()
+        if "drop" in name and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }

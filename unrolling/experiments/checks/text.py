@@ -185,8 +185,9 @@ def errors_correlate_over_strengths_on_text(records: list[Record]) -> Finding:
     means, logs = "seed means", "logarithms within seeds"
     return replace(
         found,
-        reason=f"{found.reason} In the released code's units it is {own_released[means].value:.2f}; the "
-        f"cells of Table 2, of one run, give {printed[means].value:.4f}. On logarithms, where the large "
+        reason=f"{found.reason} In the released code's units the correlation is "
+        f"{own_released[means].value:.2f}; the cells of Table 2, of one run, give "
+        f"{printed[means].value:.4f}. On logarithms, where the large "
         f"errors at weak strengths do not decide alone, {own[logs].value:.2f} is found within seeds, and "
         f"{printed[logs].value:.2f} in Table 2.",
     )
