@@ -281,11 +281,11 @@ def _store_verb(arguments: argparse.Namespace) -> None:
         expected = {"show": "an ADDRESS", "pack": "a FILE", "import": "a FILE"}.get(action, "nothing more")
         raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")
     if action == "list":
-        records = list(store)
         if arguments.json:
-            _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in records])
-        for record in [] if arguments.json else records:
-            print(record.address, _summary(record))
+            _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in store])
+        else:
+            lines = store.describe(_summary, name="list-1")
+            print(*(f"{address} {line}\n" for address, line in lines.items()), sep="", end="")
     elif action == "show":
         record = store.get(target)
         if record is None:
