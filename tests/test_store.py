@@ -152,34 +152,34 @@ def test_the_lines_of_a_store_are_those_of_its_runs_loose_and_packed(store):
         store.put(make_record(seed))
     store.pack(store.root / "some.jsonl.gz", [make_record(seed).address for seed in (0, 1)])
     store.remove(make_record(0).address)
-    expected = {make_record(seed).address: f"seed {seed}" for seed in range(4)}
+    expected = sorted(f"{make_record(seed).address} seed {seed}" for seed in range(4))
     for _ in range(2):  # read, then kept
-        assert store.describe(seeds, name="lines") == dict(sorted(expected.items()))
-    assert store.addresses() == sorted(expected)
+        assert store.lines(seeds, name="seeds") == expected
+    store.put(make_record(0))  # now in the pack and loose
     store.remove(make_record(3).address)
     store.put(make_record(4))
-    expected = {make_record(seed).address: f"seed {seed}" for seed in (0, 1, 2, 4)}
-    assert store.describe(seeds, name="lines") == dict(sorted(expected.items()))
+    expected = sorted(f"{make_record(seed).address} seed {seed}" for seed in (0, 1, 2, 4))
+    assert store.lines(seeds, name="seeds") == expected
 
 
 def test_only_runs_that_have_changed_are_read_again(store):
     path = store.put(make_record())
-    (line,) = store.describe(seeds, name="lines").values()
+    found = store.lines(seeds, name="seeds")
     before = path.stat()
     path.write_text("x" * before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert list(store.describe(seeds, name="lines").values()) == [line]
+    assert store.lines(seeds, name="seeds") == found
     os.utime(path, ns=(1, 1))
     with pytest.raises(StoreError, match="damaged run"):
-        store.describe(seeds, name="lines")
+        store.lines(seeds, name="seeds")
 
 
 def test_kept_lines_that_are_damaged_are_made_again(store):
     record = make_record()
     store.put(record)
-    (store.root / "lines.cache").write_text('{"half')
-    assert store.describe(seeds, name="lines") == {record.address: "seed 0"}
-    assert Store(store.root / "none").describe(seeds, name="lines") == {}
+    (store.root / "seeds.cache").write_text('{"half')
+    assert store.lines(seeds, name="seeds") == [f"{record.address} seed 0"]
+    assert Store(store.root / "none").lines(seeds, name="seeds") == []
 
 
 def test_nothing_is_imported_from_a_pack_with_one_damaged_run(store, tmp_path):
@@ -227,7 +227,7 @@ def test_a_read_only_store_can_be_read_but_not_written():
         os.chmod(folder, 0o555)
         with ordinary_user():
             assert store.get(record.address) == record
-            assert store.describe(seeds, name="lines") == {record.address: "seed 0"}
+            assert store.lines(seeds, name="seeds") == [f"{record.address} seed 0"]
             with pytest.raises(StoreError, match="Permission denied"):
                 store.put(make_record(seed=1))
         assert store.addresses() == [record.address]

@@ -284,8 +284,7 @@ def _store_verb(arguments: argparse.Namespace) -> None:
         if arguments.json:
             _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in store])
         else:
-            lines = store.describe(_summary, name="list-1")
-            print(*(f"{address} {line}\n" for address, line in lines.items()), sep="", end="")
+            print("".join(f"{line}\n" for line in store.lines(_summary, name="list-1")), end="")
     elif action == "show":
         record = store.get(target)
         if record is None:

@@ -203,15 +203,15 @@ class Store:
             raise StoreError(f"damaged run {path}: it holds run {record.address}. Rename or delete it.")
         return record
 
-    def describe(self, summarise: Callable[[Record], str], *, name: str) -> dict[str, str]:
-        """Return a line about each run, by address.
+    def lines(self, describe: Callable[[Record], str], *, name: str) -> list[str]:
+        """Return a line about each run: its address and what ``describe`` says of it; sorted.
 
         A run is read when it is new or its file has changed. The other lines come from ``NAME.cache`` in the
         folder, which holds nothing that could not be made again.
 
         Args:
-            summarise: Returns the line.
-            name: What the lines are kept under; take a new one when ``summarise`` changes.
+            describe: Returns the text, one line.
+            name: What the lines are kept under; take a new one when ``describe`` changes.
 
         Raises:
             StoreError: If a file that has to be read is damaged.
@@ -221,19 +221,20 @@ class Store:
             known = json.loads(cache.read_text())
         except (OSError, ValueError):
             known = {}
-        files = {}
+        kept = {}  # by file: size and time of the file, and its lines
         for entry in list(os.scandir(self.root)) if self.root.is_dir() else ():
             if entry.name.endswith((".json", ".jsonl.gz")):
-                version = [entry.stat().st_mtime_ns, entry.stat().st_size]
-                files[entry.name] = known.get(entry.name, [])
-                if files[entry.name][:2] != version:
-                    lines = {run.address: summarise(run) for run in self._records_in(entry.name)}
-                    files[entry.name] = [*version, lines]
-        if files != known:
+                facts = entry.stat()
+                version = f"{facts.st_size} {facts.st_mtime_ns}\n"
+                own = known.get(entry.name, "")
+                if not own.startswith(version):
+                    runs = self._records_in(entry.name)
+                    own = version + "\n".join(f"{run.address} {describe(run)}" for run in runs)
+                kept[entry.name] = own
+        if kept != known:
             with suppress(StoreError):  # a store that cannot be written is read anew each time
-                self._write(cache, canonical(files))
-        found = {address: line for *_, lines in files.values() for address, line in lines.items()}
-        return dict(sorted(found.items()))
+                self._write(cache, canonical(kept))
+        return sorted({line for own in kept.values() for line in own.split("\n")[1:]})
 
     def _records_in(self, file: str) -> list[Record]:
         packed = file.endswith(".gz")
