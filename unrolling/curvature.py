@@ -159,7 +159,8 @@ def top_singular_value(
     if not length > 0:
         raise InputError("`start` must not be zero.")
 
-    basis = [direction.div_(length)]
+    basis = [direction / length]
+    del direction  # as long as the weights, and not needed again
     projected = torch.zeros(1, 1, dtype=torch.float64)  # the Hessian on the span of the basis
     hvps = 0
     while True:
