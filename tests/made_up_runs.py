@@ -7,6 +7,7 @@ from unrolling.experiments.config import RunConfig
 from unrolling.store import Record
 
 STEPS = (10, 20, 30)  # one epoch
+NUM_CLASSES = {"cifar100": 100, "imdb": 2}  # ten in the others
 
 
 def records(
@@ -42,7 +43,7 @@ def records(
             "trace": trace,
             "sigma": {"step": [0, 10], "eigenvalue": [-sigma(c), sigma(c)]},
             "steps_per_epoch": STEPS[-1],
-            "num_classes": 100 if c.dataset == "cifar100" else 10,
+            "num_classes": NUM_CLASSES.get(c.dataset, 10),
             "accuracy_pretrained": accuracy_pretrained(c),
         }
         found.append(Record(config, {"name": c.dataset, "fingerprint": "0"}, result, {}))

@@ -10,9 +10,10 @@ import pytest
 import unrolling
 
 PACKAGE = Path(unrolling.__file__).parent
-CORE = {"_checks", "seeding", "parameters", "batches"}
+CORE = {"_checks", "_folders", "seeding", "parameters", "batches"}
 ALLOWED = {
     "_checks": set(),
+    "_folders": set(),
     "seeding": {"_checks"},
     "parameters": {"_checks", "seeding"},
     "batches": {"_checks", "seeding", "parameters"},
@@ -40,6 +41,7 @@ ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
 HEAVY = {
     "torchvision",
     "transformers",
+    "tokenizers",
     "datasets",
     "papermill",
     "matplotlib",

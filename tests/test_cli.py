@@ -127,6 +127,7 @@ def test_data_lists_and_describes(cli):
     assert found["digits"]["available"]
     assert not found["cifar10"]["available"]
     assert json.loads(cli("data", "digits", "--json").stdout)["train"] == [1440, 1, 8, 8]
+    assert json.loads(cli("data", "reviews", "--json").stdout)["test"] == [800]
 
 
 def test_doctor_reports_versions_devices_data_and_store(cli, tmp_path):

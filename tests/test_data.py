@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import random
 import tarfile
 import threading
 from collections import Counter
@@ -17,6 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn import datasets as sklearn_datasets
+from trees import overwrite_unnoticed, without, write_archive, write_tree
 
 from unrolling._checks import DataError, InputError
 from unrolling.data import DATASETS, Dataset, download_dataset, find_datasets, load_dataset
@@ -195,25 +195,6 @@ def files(pixels):
     return {path: png(image) for path, image in pixels.items()}
 
 
-def write_tree(root, files):
-    for path, content in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(content)
-    return root
-
-
-def write_archive(path, files, leading=""):
-    """Write the members in an arbitrary order, without entries for folders."""
-    paths = list(files)
-    random.Random(0).shuffle(paths)
-    with tarfile.open(path, {".xz": "w:xz", ".gz": "w:gz", ".tgz": "w:gz"}.get(path.suffix, "w")) as archive:
-        for name in paths:
-            member = tarfile.TarInfo(leading + name)
-            member.size = len(files[name])
-            archive.addfile(member, io.BytesIO(files[name]))
-    return path
-
-
 def load_tree(root):
     return load_dataset("image_folder", root=root)
 
@@ -289,10 +270,6 @@ def test_transparent_and_palette_images_become_rgb(tmp_path, files, pixels):
 
 SQUARE = png(np.zeros((5, 5, 3), np.uint8))
 DEEP = png(np.zeros((6, 5), np.uint16))
-
-
-def without(files, prefix):
-    return {path: content for path, content in files.items() if not path.startswith(prefix)}
 
 
 @pytest.mark.parametrize(
@@ -391,13 +368,6 @@ def the_cache(tmp_path):
 @pytest.fixture
 def archive(tmp_path, files):
     return write_archive(tmp_path / "pets.tar", files)
-
-
-def overwrite_unnoticed(path, content):
-    """Replace a file's content but keep its size and time: only the cache can now give the old one."""
-    stat = path.stat()
-    path.write_bytes(content.ljust(stat.st_size, b"\0"))
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_decoded_images_come_from_the_cache_the_second_time(tmp_path, archive):
@@ -577,7 +547,7 @@ def test_a_download_with_a_wrong_checksum_is_refused(small_cifar, tmp_path):
 
 def test_only_published_data_can_be_downloaded(tmp_path):
     with pytest.raises(
-        InputError, match="unknown downloadable data set 'digits': expected one of cifar10, cifar100"
+        InputError, match="unknown downloadable data set 'digits': expected one of cifar10, cifar100, imdb"
     ):
         download_dataset("digits", root=tmp_path)
 
@@ -628,7 +598,7 @@ def test_find_datasets_says_what_is_there_and_why_not(tmp_path, files):
     assert not found["cifar10"][0]
     assert "unrolling data cifar10 --download" in found["cifar10"][1]
     assert not found["image_folder"][0]
-    assert [name for name, source in DATASETS.items() if source.embedded] == ["digits"]
+    assert [name for name, source in DATASETS.items() if source.embedded] == ["digits", "reviews"]
 
 
 # ---- the complete CIFAR-10 as JPEG, where it is at hand ----

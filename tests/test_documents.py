@@ -12,7 +12,8 @@ import yaml
 
 import unrolling
 from unrolling.experiments import EXHIBITS, PROFILES, RunConfig
-from unrolling.experiments.run import execute, load_data
+from unrolling.experiments.inputs import load_data
+from unrolling.experiments.run import execute
 from unrolling.paper import reported_table
 from workflow import equations
 

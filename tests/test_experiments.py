@@ -31,8 +31,9 @@ from unrolling.experiments import (
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments.collect import choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
-from unrolling.experiments.run import execute, load_data
+from unrolling.experiments.run import execute
 from unrolling.store import Store, make_address
 
 TINY = {
@@ -134,7 +135,8 @@ def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
 COMPUTE = """
 import json, sys, torch
 from unrolling.experiments import RunConfig
-from unrolling.experiments.run import execute, load_data
+from unrolling.experiments.inputs import load_data
+from unrolling.experiments.run import execute
 from unrolling.checkpoint import Checkpoint
 threads, path, config = int(sys.argv[1]), sys.argv[2], RunConfig(**json.loads(sys.argv[3]))
 torch.set_num_threads(threads)

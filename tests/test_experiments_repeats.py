@@ -8,8 +8,8 @@ import torch
 
 from unrolling.batches import BatchOrder
 from unrolling.experiments import RunConfig, repeats
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
-from unrolling.experiments.run import load_data
 from unrolling.parameters import distance
 
 CONFIG = RunConfig(dataset="digits", train_size=64, test_size=20, model="mlp", batch_size=16)

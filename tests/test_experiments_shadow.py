@@ -12,8 +12,9 @@ from unrolling import make_generator
 from unrolling._checks import InputError
 from unrolling.data import load_dataset
 from unrolling.experiments import RunConfig
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
-from unrolling.experiments.run import _Run, execute, initial_model, load_data
+from unrolling.experiments.run import _Run, execute, initial_model
 from unrolling.experiments.shadow import SCORES, privacy_risk, shadow_run
 from unrolling.losses import Objective
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released

@@ -9,8 +9,9 @@ import torch
 from unrolling import Objective
 from unrolling._checks import InputError
 from unrolling.experiments import RunConfig
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
-from unrolling.experiments.run import execute, initial_model, load_data
+from unrolling.experiments.run import execute, initial_model
 
 CONFIG = RunConfig(
     dataset="digits",

@@ -7,6 +7,8 @@ import torch
 
 from unrolling._checks import InputError, check_integer
 
+_POOL = 50  # batches that are sorted by length together
+
 
 @dataclass(frozen=True)
 class BatchOrder:
@@ -63,6 +65,7 @@ def make_batch_order(
     generator: torch.Generator,
     *,
     reshuffle: bool = False,
+    lengths: Sequence[int] | torch.Tensor | None = None,
 ) -> BatchOrder:
     """Draw the batches of ``num_epochs`` epochs.
 
@@ -73,9 +76,12 @@ def make_batch_order(
         generator: Source of the permutation.
         reshuffle: Draw new batches for every epoch. The default keeps the first epoch's batches and their
             order, so that one batch can be removed from all epochs (section 8.3).
+        lengths: Tokens of every example. With them a full batch holds examples of similar length, so that
+            it carries little padding: the permutation is cut into pools of 50 batches, each pool is sorted
+            by length and cut into batches, and the batches of all pools are shuffled.
 
     Raises:
-        InputError: If the batch is larger than the data.
+        InputError: If the batch is larger than the data, or there is not one length per example.
     """
     check_integer("num_examples", num_examples, minimum=1)
     check_integer("batch_size", batch_size, minimum=1)
@@ -86,10 +92,32 @@ def make_batch_order(
             "Choose a smaller batch or more data."
         )
 
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths)
+        if lengths.shape != (num_examples,):
+            raise InputError(
+                f"lengths must hold one number per example ({num_examples}), got shape "
+                f"{tuple(lengths.shape)}."
+            )
+
     def epoch() -> tuple[tuple[int, ...], ...]:
         order = torch.randperm(num_examples, generator=generator)
+        if lengths is not None:
+            order = _by_length(order, lengths, batch_size, generator)
         return tuple(tuple(batch.tolist()) for batch in order.split(batch_size))
 
     if not reshuffle:
         return BatchOrder((epoch() if num_epochs else ()) * num_epochs)
     return BatchOrder(sum((epoch() for _ in range(num_epochs)), ()))
+
+
+def _by_length(
+    order: torch.Tensor, lengths: torch.Tensor, batch_size: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return ``order`` rearranged such that its batches hold examples of similar length."""
+    # What fills no batch stays at the end, where it is random: the longest texts of a pool would be there.
+    num_batches = len(order) // batch_size
+    full, rest = order[: num_batches * batch_size], order[num_batches * batch_size :]
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in full.split(_POOL * batch_size)]
+    batches = torch.cat(pools).view(num_batches, batch_size)
+    return torch.cat([batches[torch.randperm(num_batches, generator=generator)].flatten(), rest])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from unrolling import __version__
 from unrolling._checks import InputError, UnrollingError
-from unrolling.data import DATASETS, download_dataset, find_datasets, load_dataset
+from unrolling.data import DATASETS, Dataset, TextDataset, download_dataset, find_datasets, load_dataset
 from unrolling.experiments import (
     EXHIBITS,
     PROFILES,
@@ -236,7 +236,7 @@ def _data(arguments: argparse.Namespace) -> None:
         if arguments.json:
             _print_json([entry._asdict() for entry in found])
         for entry in [] if arguments.json else found:
-            print(f"{entry.name:<14}{'here' if entry.available else 'missing':<9}{entry.where}")
+            print(f"{entry.name:<21}{'here' if entry.available else 'missing':<9}{entry.where}")
         return
     if arguments.download:
         download_dataset(arguments.name, arguments.root)
@@ -244,8 +244,8 @@ def _data(arguments: argparse.Namespace) -> None:
     facts = {
         "name": dataset.name,
         "description": dataset.description,
-        "train": list(dataset.train_inputs.shape),
-        "test": list(dataset.test_inputs.shape),
+        "train": _size(dataset, "train"),
+        "test": _size(dataset, "test"),
         "classes": list(dataset.class_names),
         "fingerprint": dataset.fingerprint,
     }
@@ -254,6 +254,12 @@ def _data(arguments: argparse.Namespace) -> None:
     else:
         for name, value in facts.items():
             print(f"{name:<13}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _size(dataset: Dataset | TextDataset, split: str) -> list[int]:
+    if isinstance(dataset, TextDataset):
+        return [len(getattr(dataset, f"{split}_texts"))]
+    return list(getattr(dataset, f"{split}_inputs").shape)
 
 
 # store

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.parameters import Params, check_params, check_same_parameters, from_vector, to_vector
@@ -24,7 +25,8 @@ def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tenso
     r"""Return the gradient at ``params`` and :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v`, both on vectors.
 
     The graph of the gradient is built once and kept for every later product, so k products cost one gradient
-    and k backward passes. ``params`` and their gradients are only read.
+    and k backward passes. ``params`` and their gradients are only read. Attention is computed by PyTorch's
+    plain kernel, because the fused ones cannot be differentiated twice.
 
     Args:
         loss: ``loss(params) -> scalar``, closed over its batch.
@@ -36,7 +38,7 @@ def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tenso
     check_params(params)
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     inputs = list(leaves.values())
-    with torch.enable_grad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         value = loss(leaves)
         if value.ndim != 0:
             raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")

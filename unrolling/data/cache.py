@@ -1,4 +1,4 @@
-"""Decoded images kept between runs: one .npz file per source, replaced when the source changes."""
+"""Decoded data kept between runs: one .npz file per source, replaced when the source changes."""
 
 import hashlib
 import os
@@ -22,20 +22,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unrolling"
 
 
-def cached(source: Path, state: str, build: Callable[[], Arrays]) -> Arrays:
+def cached(source: Path | str, state: str, build: Callable[[], Arrays]) -> Arrays:
     """Return ``build()``, or the arrays it returned for the same source in the same state.
 
     A cache that is damaged or of another state is replaced; one that cannot be written is done without.
 
     Args:
-        source: The file or folder that ``build`` reads.
+        source: The file or folder that ``build`` reads; or a name, where it reads none.
         state: Changes whenever the source does.
         build: Makes the arrays; no object arrays, so reading them back executes nothing.
     """
-    source = source.resolve()
+    if isinstance(source, Path):
+        source = source.resolve()
+    label = Path(source).name
     state = f"{_FORMAT} {state}"
     try:
-        path = cache_folder() / f"{source.name}-{hashlib.sha256(str(source).encode()).hexdigest()[:12]}.npz"
+        path = cache_folder() / f"{label}-{hashlib.sha256(str(source).encode()).hexdigest()[:12]}.npz"
     except RuntimeError:  # the user has no home folder, as in some containers
         return build()
     arrays = _read(path, state)

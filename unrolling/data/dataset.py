@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Dataset:
         fingerprint: 16 hex digits of the SHA-256 of the source's pixels and labels. It does not depend on
             where or in which container they were.
         description: One line that says what the data are, fit for a caption.
+        train_lengths: For text, the tokens of every training example, int64 of shape (train,).
     """
 
     name: str
@@ -45,27 +47,15 @@ class Dataset:
     class_names: tuple[str, ...] = field(repr=False)
     fingerprint: str
     description: str
+    train_lengths: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise InputError(f"{self.name}: expected at least two classes, got {self.class_names}.")
         for part, inputs, labels in (
             ("train", self.train_inputs, self.train_labels),
             ("test", self.test_inputs, self.test_labels),
         ):
-            if not len(inputs) or labels.shape != (len(inputs),):
-                raise InputError(
-                    f"{self.name}: expected one label per {part} input and at least one input, got inputs "
-                    f"of shape {tuple(inputs.shape)} and labels of shape {tuple(labels.shape)}."
-                )
-            if labels.dtype != torch.int64:
-                raise InputError(f"{self.name}: {part} labels must be int64, got {labels.dtype}.")
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise InputError(
-                    f"{self.name}: {part} labels must be in 0..{self.num_classes - 1} "
-                    f"({self.num_classes} class names), got {low}..{high}."
-                )
+            got = f"inputs of shape {tuple(inputs.shape)}"
+            check_labels(self.name, part, len(inputs), labels, self.class_names, got)
             # The extremes carry every NaN and infinity, and need no second array of this size.
             if not torch.stack(inputs.aminmax()).isfinite().all():
                 raise InputError(f"{self.name}: {part} inputs must be finite, got NaN or infinity.")
@@ -77,6 +67,11 @@ class Dataset:
                 f"{self.name}: train and test inputs must be alike, got {self.train_inputs.dtype} of shape "
                 f"{tuple(self.train_inputs.shape[1:])} and {self.test_inputs.dtype} of shape "
                 f"{tuple(self.test_inputs.shape[1:])}."
+            )
+        if self.train_lengths is not None and self.train_lengths.shape != self.train_labels.shape:
+            raise InputError(
+                f"{self.name}: expected one length per train input, got {tuple(self.train_lengths.shape)} "
+                f"lengths of {len(self.train_labels)} inputs."
             )
 
     @property
@@ -98,10 +93,7 @@ class Dataset:
         Raises:
             InputError: If more examples are asked for than there are.
         """
-        check_integer("num_train", num_train, minimum=1, maximum=len(self.train_labels))
-        check_integer("num_test", num_test, minimum=1, maximum=len(self.test_labels))
-        train = _stratified(self.train_labels, num_train, generator)
-        test = _stratified(self.test_labels, num_test, generator)
+        train, test = choose_subset(self.train_labels, self.test_labels, num_train, num_test, generator)
         return replace(
             self,
             train_inputs=self.train_inputs[train],
@@ -109,8 +101,8 @@ class Dataset:
             test_inputs=self.test_inputs[test],
             test_labels=self.test_labels[test],
             fingerprint=content_fingerprint(self.fingerprint, train, test),
-            description=f"{self.description}; {num_train:,} of {len(self.train_labels):,} training and "
-            f"{num_test:,} of {len(self.test_labels):,} test examples",
+            description=subset_description(self, num_train, num_test),
+            train_lengths=None if self.train_lengths is None else self.train_lengths[train],
         )
 
     def more_training_data(
@@ -126,20 +118,71 @@ class Dataset:
         Raises:
             InputError: If more examples are asked for than there are besides the subset.
         """
-        check_integer("num_train", num_train, minimum=1, maximum=len(self.train_labels))
-        left = len(self.train_labels) - num_train
-        if check_integer("num_more", num_more, minimum=1) > left:
-            raise InputError(
-                f"num_more must be at most {left}, what {num_train} of {len(self.train_labels)} training "
-                f"examples leave, got {num_more}. Choose a smaller subset to train on."
-            )
-        index = _shuffled(self.train_labels, generator)[num_train : num_train + num_more].sort().values
+        index = choose_more(self.train_labels, num_train, num_more, generator)
         return self.train_inputs[index], self.train_labels[index]
 
 
-def _stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` random indices, ascending, that take nearly the same share of every class."""
-    return _shuffled(labels, generator)[:count].sort().values
+def check_labels(
+    name: str, part: str, count: int, labels: Tensor, class_names: tuple[str, ...], got: str
+) -> None:
+    """Check that there is one label per example and that all labels have a class.
+
+    Args:
+        name: Name of the data set.
+        part: ``"train"`` or ``"test"``.
+        count: Number of examples.
+        labels: Their labels.
+        class_names: The name of every class.
+        got: What the examples are, for the message.
+
+    Raises:
+        InputError: If not, or if there are fewer than two classes.
+    """
+    if len(class_names) < 2:
+        raise InputError(f"{name}: expected at least two classes, got {class_names}.")
+    if not count or labels.shape != (count,):
+        raise InputError(
+            f"{name}: expected one label per {part} input and at least one input, got {got} and labels of "
+            f"shape {tuple(labels.shape)}."
+        )
+    if labels.dtype != torch.int64:
+        raise InputError(f"{name}: {part} labels must be int64, got {labels.dtype}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        raise InputError(
+            f"{name}: {part} labels must be in 0..{len(class_names) - 1} ({len(class_names)} class names), "
+            f"got {low}..{high}."
+        )
+
+
+def choose_subset(
+    train_labels: Tensor, test_labels: Tensor, num_train: int, num_test: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the training and test indices, ascending, of :meth:`Dataset.subset`."""
+    check_integer("num_train", num_train, minimum=1, maximum=len(train_labels))
+    check_integer("num_test", num_test, minimum=1, maximum=len(test_labels))
+    train, test = (_shuffled(labels, generator) for labels in (train_labels, test_labels))
+    return train[:num_train].sort().values, test[:num_test].sort().values
+
+
+def choose_more(train_labels: Tensor, num_train: int, num_more: int, generator: torch.Generator) -> Tensor:
+    """Return the indices, ascending, of :meth:`Dataset.more_training_data`."""
+    check_integer("num_train", num_train, minimum=1, maximum=len(train_labels))
+    left = len(train_labels) - num_train
+    if check_integer("num_more", num_more, minimum=1) > left:
+        raise InputError(
+            f"num_more must be at most {left}, what {num_train} of {len(train_labels)} training "
+            f"examples leave, got {num_more}. Choose a smaller subset to train on."
+        )
+    return _shuffled(train_labels, generator)[num_train : num_train + num_more].sort().values
+
+
+def subset_description(dataset: Any, num_train: int, num_test: int) -> str:
+    """Return the description of a part of a data set, of images or texts."""
+    return (
+        f"{dataset.description}; {num_train:,} of {len(dataset.train_labels):,} training and "
+        f"{num_test:,} of {len(dataset.test_labels):,} test examples"
+    )
 
 
 def _shuffled(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unrolling._checks import check_choice
-from unrolling.data import cifar
+from unrolling._folders import data_root
+from unrolling.data import cifar, imdb
 from unrolling.data.dataset import Dataset
 from unrolling.data.digits import load_digits
 from unrolling.data.image_folder import find_image_folder, load_image_folder
+from unrolling.data.reviews import load_reviews
+from unrolling.data.text import TextDataset
+from unrolling.data.text_folder import find_text_folder, load_text_folder
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Source:
 
     Attributes:
         description: One line.
-        embedded: The data come with the package's dependencies: no file is needed.
+        embedded: The data come with the package or its dependencies: no file is needed.
         load: Reads the data set below a data root.
         find: Tells cheaply whether it is there, and where it was looked for.
         download: Gets it from its publisher; None where that is up to the user.
@@ -28,7 +32,7 @@ class Source:
 
     description: str
     embedded: bool
-    load: Callable[[Path], Dataset]
+    load: Callable[[Path], Dataset | TextDataset]
     find: Callable[[Path], tuple[bool, str]]
     download: Callable[[Path], None] | None = None
 
@@ -66,13 +70,33 @@ DATASETS: dict[str, Source] = {
         load=partial(load_image_folder, "image_folder"),
         find=find_image_folder,
     ),
+    "reviews": Source(
+        "synthetic film reviews from templates: 2 classes, 3,200 + 800 texts",
+        embedded=True,
+        load=lambda root: load_reviews(),
+        find=lambda root: (True, "embedded"),
+    ),
+    "imdb": Source(
+        "IMDB reviews: 2 classes, 25,000 + 25,000 texts",
+        embedded=False,
+        load=imdb.load_imdb,
+        find=imdb.find_imdb,
+        download=imdb.download_imdb,
+    ),
+    "imdb-without-shared": Source(
+        "IMDB reviews without the training texts that are also test texts: 2 classes, 24,877 + 25,000 texts",
+        embedded=False,
+        load=imdb.load_imdb_without_shared,
+        find=imdb.find_imdb,
+    ),
+    "text_folder": Source(
+        "your texts: {train,test}/<class>/<text>.txt in the data root, or a tar archive as the data root",
+        embedded=False,
+        load=partial(load_text_folder, "text_folder"),
+        find=find_text_folder,
+    ),
 }
 """What :func:`load_dataset` can load."""
-
-
-def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
-    return Path(root if root is not None else os.environ.get("UNROLLING_DATA") or "data").expanduser()
 
 
 def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
@@ -81,7 +105,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
     Args:
         name: A key of :data:`DATASETS`.
         root: The folder that holds the data sets; by default ``UNROLLING_DATA``, else ``./data``. For
-            ``"image_folder"`` the image folder itself, or a tar archive of one.
+            ``"image_folder"`` and ``"text_folder"`` the folder itself, or a tar archive of one.
 
     Raises:
         InputError: If the name is unknown.

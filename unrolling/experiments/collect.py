@@ -17,9 +17,11 @@ from unrolling._checks import InputError, check_integer
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
+from unrolling.experiments.encoder import encoder_of, obtain_encoder, starts_from_encoder
+from unrolling.experiments.inputs import data_fingerprint, data_settings, load_data
 from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
-from unrolling.experiments.run import Progress, execute, load_data
+from unrolling.experiments.run import Progress, execute
 from unrolling.store import Record, Store, make_address
 
 #: The project's folder if the package is installed from it, else the folder one works in.
@@ -76,13 +78,18 @@ def compute(
         progress: Called with (steps done, steps in all).
     """
     chosen = choose_device(device, config)
-    dataset = load_data(config) if dataset is None else dataset
+    dataset = load_data(config, store) if dataset is None else dataset
     store.check_writable()
+    encoder = obtain_encoder(encoder_of(config), store) if starts_from_encoder(config) else None
     checkpoint = Checkpoint(
         store.root / "unfinished" / f"{make_address(config.to_dict(), dataset.fingerprint)}.pt"
     )
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    result = execute(config, dataset, device=chosen, checkpoint=checkpoint, progress=progress)
+    result = execute(
+        config, dataset, device=chosen, checkpoint=checkpoint, progress=progress, encoder=encoder
+    )
+    if encoder:
+        result["encoder"] = {"address": encoder.address, "weights": encoder.digest}
     record = Record(
         config=config.to_dict(),
         data={"name": dataset.name, "description": dataset.description, "fingerprint": dataset.fingerprint},
@@ -116,13 +123,13 @@ def obtain(
     """
     check_integer("jobs", jobs, minimum=1)
     places = [store] if store else [default_store(), *map(published_store, PROFILES)]
-    datasets: dict[tuple[str, int, int], Dataset] = {}
+    fingerprints: dict[tuple[Any, ...], str] = {}
     addresses = []
     for config in configs:
-        key = (config.dataset, config.train_size, config.test_size)
-        if key not in datasets:
-            datasets[key] = load_data(config)
-        addresses.append(make_address(config.to_dict(), datasets[key].fingerprint))
+        key = data_settings(config)
+        if key not in fingerprints:
+            fingerprints[key] = data_fingerprint(config)
+        addresses.append(make_address(config.to_dict(), fingerprints[key]))
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
     for done, record in enumerate(_compute_all(list(missing.values()), places[0], device, jobs, progress), 1):
@@ -142,11 +149,17 @@ def _compute_all(
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
-            wanted = (config.dataset, config.train_size, config.test_size)
+            wanted = data_settings(config)
             if wanted != loaded:
-                dataset, loaded = load_data(config), wanted
+                dataset, loaded = load_data(config, store), wanted
             yield compute(config, store, dataset=dataset, device=device, progress=progress)
         return
+    # What many runs share is made once, before they start.
+    for config in {data_settings(config): config for config in configs}.values():
+        if config.features or starts_from_encoder(config):
+            load_data(config, store)
+        if starts_from_encoder(config):
+            obtain_encoder(encoder_of(config), store)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = [pool.submit(compute, config, store, device=device) for config in configs]

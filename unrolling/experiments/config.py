@@ -4,13 +4,19 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolling._checks import check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_choice, check_integer, check_real
 from unrolling.data import DATASETS
 from unrolling.experiments.recipes import RECIPES
 from unrolling.losses import Objective
-from unrolling.models import MODELS
+from unrolling.models import check_model, takes_tokens
 
 DTYPES = ("float32", "float64")
+#: What dropout does in the steps of M and M', by name.
+DROPOUT: dict[str, str] = {
+    "off": "no dropout",
+    "shared": "dropout 0.1; at a step M and M' draw the same masks",
+    "independent": "dropout 0.1; M and M' draw masks of their own",
+}
 #: Where x* stands in pre-training, by name.
 PRETRAINING: dict[str, str] = {
     "shared": "M and M' start from one M_N, trained on all of D (sections 8.1 and 8.3)",
@@ -82,10 +88,26 @@ class RunConfig:
         "examples of a shadow model, disjoint from train_size, for privacy risk scores; 0 for none",
         later=True,
     )
+    max_tokens: int = _setting(512, "tokens of a text that are kept, from its beginning on", later=True)
+    vocab_size: int = _setting(4000, "word pieces of a vocabulary learnt for distilbert-small", later=True)
+    features: str = _setting(
+        "",
+        "encoder whose frozen mean-pooled features are classified instead of texts; '' for none",
+        later=True,
+    )
+    encoder_size: int = _setting(
+        0,
+        "texts, disjoint from train_size, that AdamW pretrains distilbert-small's encoder on; 0 for none",
+        later=True,
+    )
+    encoder_epochs: int = _setting(0, "epochs of that", later=True)
+    dropout: str = _setting(
+        "off", f"dropout of text models: {', '.join(DROPOUT)} (paper: unsaid)", later=True
+    )
 
     def __post_init__(self) -> None:
         check_choice("data set", self.dataset, DATASETS)
-        check_choice("model", self.model, MODELS)
+        check_model(self.model)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("place of x* in pre-training", self.pretraining, PRETRAINING)
         check_choice("recipe", self.recipe, RECIPES)
@@ -93,6 +115,7 @@ class RunConfig:
             check_integer(name, getattr(self, name))
         for name in ("record_every", "forget_size", "sigma_batch", "shadow_size"):
             check_integer(name, getattr(self, name))
+        self._check_text_settings()
         for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "forget_count"):
             check_integer(name, getattr(self, name), minimum=1)
         for name in self.conventions:
@@ -106,6 +129,25 @@ class RunConfig:
         for setting in dataclasses.fields(self):
             if isinstance(setting.default, float):
                 object.__setattr__(self, setting.name, float(getattr(self, setting.name)))
+
+    def _check_text_settings(self) -> None:
+        check_choice("dropout", self.dropout, DROPOUT)
+        check_integer("max_tokens", self.max_tokens, minimum=3)
+        check_integer("vocab_size", self.vocab_size, minimum=5)
+        for name in ("encoder_size", "encoder_epochs"):
+            check_integer(name, getattr(self, name))
+        if self.features and not takes_tokens(self.features):
+            raise InputError(f"features must be an encoder of texts, got {self.features!r}.")
+        if bool(self.encoder_size) != bool(self.encoder_epochs):
+            raise InputError(
+                f"encoder_size and encoder_epochs belong together, got {self.encoder_size} texts and "
+                f"{self.encoder_epochs} epochs. Give both, or neither."
+            )
+        if self.encoder_size and "distilbert-small" not in (self.model, self.features):
+            raise InputError(
+                f"encoder_size pretrains distilbert-small, got the model {self.model!r}"
+                + (f" on features of {self.features!r}." if self.features else ".")
+            )
 
     @property
     def conventions(self) -> frozenset[str]:

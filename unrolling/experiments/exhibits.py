@@ -28,6 +28,7 @@ class Exhibit(NamedTuple):
 _PROXY = ("07_proxy", "unrolling.experiments.proxy", "proxy")
 _PRIVACY = ("09_privacy_risk", "unrolling.experiments.shadow", "privacy_risk")
 _TRAINING = ("06_training_with_sd_loss", "unrolling.trackers", "training_with_sd_loss")
+_TEXT = ("08_text", "unrolling.experiments.text", "text")
 _AMNESIAC = ("16_amnesiac", "unrolling.experiments.amnesiac", "amnesiac")
 _L2_PENALTY = (
     "13_l2_penalty",
@@ -72,6 +73,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
         "figure-8", "Singular value and change in weights over steps, by strength", *_TRAINING, "strength"
     ),
     Exhibit("figure-9", "Verification error over unlearning error, over the steps", *_PROXY, "steps"),
+    Exhibit(
+        "figure-10",
+        "Verification error over unlearning error, by strength, on text",
+        *_TEXT,
+        ("whole", "whole_released"),
+    ),
     Exhibit("figure-11", "Verification error over unlearning error, by strength", *_PROXY, "strength"),
     Exhibit("figure-12", "Verification error over unlearning error, over settings", *_PROXY, "grid"),
     Exhibit(
@@ -94,6 +101,12 @@ EXHIBITS: tuple[Exhibit, ...] = (
     ),
     Exhibit("figure-16", "Change in weights and singular value, by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit("table-1", "Unlearning error and accuracy by strength", *_TRAINING, ("strength", "strength_vgg")),
+    Exhibit(
+        "table-2",
+        "Unlearning error, verification error and accuracy by strength, on text",
+        *_TEXT,
+        ("whole", "whole_released"),
+    ),
     Exhibit("table-3", "Unlearning error and accuracy by strength of the l2 penalty", *_L2_PENALTY),
     Exhibit(
         "table-4",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from unrolling._checks import InputError
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.experiments.config import RunConfig
@@ -28,8 +30,13 @@ class Protocol:
     left_out: tuple[int, ...]
 
 
-def make_protocol(config: RunConfig, num_examples: int) -> Protocol:
+def make_protocol(config: RunConfig, num_examples: int, lengths: Tensor | None = None) -> Protocol:
     """Return who is trained on what in a run on ``num_examples`` training examples.
+
+    Args:
+        config: The run.
+        num_examples: Training examples.
+        lengths: Tokens of each; a batch then has texts of similar length.
 
     Raises:
         InputError: If the run is to forget a batch, or more examples, than an epoch has.
@@ -41,12 +48,14 @@ def make_protocol(config: RunConfig, num_examples: int) -> Protocol:
         config.pretrain_epochs,
         make_generator(seed, "pretraining order"),
         reshuffle=True,
+        lengths=lengths,
     )
     if "fixed_order" in config.conventions:
         steps = tuple(range(num_examples)[i : i + size] for i in range(0, num_examples, size))
         order = BatchOrder(tuple(map(tuple, steps)) * config.epochs)
     else:
-        order = make_batch_order(num_examples, size, config.epochs, make_generator(seed, "batch order"))
+        generator = make_generator(seed, "batch order")
+        order = make_batch_order(num_examples, size, config.epochs, generator, lengths=lengths)
     epoch = order.steps[: len(order) // config.epochs]
     forget = _forget_set(config, epoch)
     next_batch = epoch[(config.forget_batch + 1) % len(epoch)]

@@ -144,6 +144,19 @@ def against_plain(points: pd.DataFrame, column: str) -> pd.Series:
     return penalised - plain
 
 
+def t_interval(values: pd.Series) -> tuple[float, float] | None:
+    """Return the 95 % t-interval of the mean; none of a single value.
+
+    Example:
+        >>> [round(end, 3) for end in t_interval(pd.Series([1.0, 2.0, 3.0]))]
+        [-0.484, 4.484]
+    """
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def mean_correlation(values: Sequence[float]) -> tuple[float, float, float]:
     r"""Return the mean of correlations, one for each seed, and its 95 % t-interval: (mean, low, high).
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unrolling.parameters import trainable
-from unrolling.seeding import make_generator
+from unrolling.seeding import make_generator, stream_seed
 from unrolling.training import Batch, LossFn, Stepper
 
 
@@ -52,16 +52,32 @@ class RecipeStepper(Stepper):
         recipe: What to add to plain SGD.
         num_epochs: Epochs that the schedule spans.
         steps_per_epoch: Steps of one.
-        seed: Of the augmentation; a step's is the same wherever training was resumed.
+        seed: Of the augmentation and of dropout; a step's is the same wherever training was resumed.
+        dropout: "off"; "shared", the models draw the same masks at a step; or "independent".
     """
 
-    def __init__(self, recipe: Recipe, *, num_epochs: int, steps_per_epoch: int, seed: int):
-        self._recipe, self._seed = recipe, seed
+    def __init__(
+        self, recipe: Recipe, *, num_epochs: int, steps_per_epoch: int, seed: int, dropout: str = "off"
+    ):
+        self._recipe, self._seed, self._dropout = recipe, seed, dropout
+        #: M is 0 and M' is 1, in the order of their first steps.
+        self._numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
         self._velocities: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
 
     def take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
         """Take step number ``step`` in place."""
+        if self._dropout == "off":
+            return self._take(model, batch, loss_fn, learning_rate, step)
+        number = self._numbers.setdefault(model, len(self._numbers))
+        device = next(model.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(
+                stream_seed(self._seed, "dropout", step, number if self._dropout == "independent" else 0)
+            )
+            self._take(model, batch, loss_fn, learning_rate, step)
+
+    def _take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
         recipe = self._recipe
         if recipe == Recipe():
             return super().take(model, batch, loss_fn, learning_rate, step)

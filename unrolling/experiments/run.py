@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from unrolling._checks import InputError
 from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
-from unrolling.data import Dataset, load_dataset
+from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.encoder import Encoder, starts_from_encoder
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.recipes import RECIPES, Recipe, RecipeStepper
 from unrolling.experiments.shadow import privacy_risk, shadow_run
 from unrolling.experiments.unlearned import Unlearning
 from unrolling.losses import Objective
-from unrolling.models import build_model
+from unrolling.models import build_model, takes_tokens
 from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
-from unrolling.seeding import make_generator, seeded
+from unrolling.seeding import seeded
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import Observer, copy_for_retraining, train
 from unrolling.unlearning_error import targeted_unlearning_error, verification_error
@@ -29,28 +31,30 @@ Progress = Callable[[int, int], None]
 
 #: The momentum of the released scripts that have one.
 MOMENTUM = 0.9
+#: The rate of DistilBERT's dropout where a run has it.
+DROPOUT_RATE = 0.1
 
 
-def load_data(config: RunConfig) -> Dataset:
-    """Return the run's data: the named data set, cut down to a seeded subset if the run asks for one.
+def initial_model(config: RunConfig, dataset: Dataset, encoder: Encoder | None = None) -> nn.Module:
+    """Return M_0, its weights drawn from the run's seed (on the CPU, so that every device starts alike).
 
-    The subset does not depend on the run's seed: all runs of a grid see the same examples.
+    A text model may start from a pretrained encoder; then only its head is drawn.
     """
-    dataset = load_dataset(config.dataset)
-    if not (config.train_size or config.test_size):
-        return dataset
-    num_train = config.train_size or len(dataset.train_labels)
-    num_test = config.test_size or len(dataset.test_labels)
-    return dataset.subset(num_train, num_test, make_generator(0, "subset"))
-
-
-def initial_model(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """Return M_0, its weights drawn from the run's seed (on the CPU, so that every device starts alike)."""
-    input_shape = tuple(dataset.train_inputs.shape[1:])
+    reads_texts = takes_tokens(config.model)
+    input_shape = (config.max_tokens,) if reads_texts else tuple(dataset.train_inputs.shape[1:])
     with seeded(config.seed, "weights"):
         model = build_model(
-            config.model, dataset.num_classes, input_shape=input_shape, width=config.width or None
+            config.model,
+            dataset.num_classes,
+            input_shape=input_shape,
+            width=config.width or None,
+            vocab_size=config.vocab_size,
+            dropout=0.0 if config.dropout == "off" else DROPOUT_RATE,
         )
+    if starts_from_encoder(config):
+        if encoder is None:
+            raise InputError("this run starts from a pretrained encoder; pass what obtain_encoder returns.")
+        encoder.load_into(model)
     return model.to(getattr(torch, config.dtype))
 
 
@@ -62,6 +66,7 @@ def execute(
     checkpoint: Checkpoint | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
+    encoder: Encoder | None = None,
 ) -> dict[str, Any]:
     """Return the result of one run: a trace over t, every sample of sigma, and what was measured at the end.
 
@@ -73,8 +78,9 @@ def execute(
             same with and without it, interrupted or not.
         checkpoint_seconds: Least time between two saves.
         progress: Called with (steps done, steps in all).
+        encoder: What ``distilbert-small`` starts from, if the run says so.
     """
-    run = _Run(config, dataset, torch.device(device), checkpoint, checkpoint_seconds, progress)
+    run = _Run(config, dataset, torch.device(device), checkpoint, checkpoint_seconds, progress, encoder)
     state = checkpoint.load() if checkpoint else None
     if state is None or state["phase"] == "pretraining":
         run.pretrain(state)
@@ -93,16 +99,18 @@ class _Run:
         checkpoint: Checkpoint | None,
         checkpoint_seconds: float,
         progress: Progress | None,
+        encoder: Encoder | None = None,
     ):
         self.config = config
-        dtype = getattr(torch, config.dtype)
+        # Token numbers stay whole numbers.
+        dtype = getattr(torch, config.dtype) if dataset.train_inputs.is_floating_point() else None
         self.inputs = dataset.train_inputs.to(device, dtype)
         self.labels = dataset.train_labels.to(device)
         self.num_classes = dataset.num_classes
         self.test_data = dataset.test_inputs.to(device, dtype), dataset.test_labels.to(device)
-        self.protocol = make_protocol(config, len(self.labels))
+        self.protocol = make_protocol(config, len(self.labels), dataset.train_lengths)
         self.objective = Objective(config.loss, config.gamma)
-        self.model = initial_model(config, dataset).to(device)
+        self.model = initial_model(config, dataset, encoder).to(device)
         #: M' as it starts, once it is known.
         self.retrained: nn.Module | None = None
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
@@ -209,7 +217,8 @@ class _Run:
             self.labels,
             protocol,
             learning_rate=config.learning_rate,
-            training=not recipe.frozen_statistics,
+            # With dropout, training mode would draw masks of its own for a gradient.
+            training=not recipe.frozen_statistics and config.dropout == "off",
         )
         forget_gradient_norm = unlearning.gradient_norm
         accuracy_pretrained = accuracy(model, *self.test_data)
@@ -324,7 +333,11 @@ class _Run:
 
     def _stepper(self, recipe: Recipe, num_epochs: int) -> RecipeStepper:
         return RecipeStepper(
-            recipe, num_epochs=num_epochs, steps_per_epoch=self.steps_per_epoch, seed=self.config.seed
+            recipe,
+            num_epochs=num_epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=self.config.seed,
+            dropout=self.config.dropout,
         )
 
     def _train(self, model: nn.Module, order: BatchOrder, **options: Any) -> None:

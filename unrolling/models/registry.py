@@ -1,98 +1,182 @@
 """Networks by name."""
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
-from unrolling._checks import InputError, check_choice, check_integer
+from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._folders import data_root
 from unrolling.models.linear import linear, mlp
+from unrolling.models.pretrained import PREFIX, find_pretrained
 from unrolling.models.resnet import ResNet
+from unrolling.models.text import distilbert_small, pretrained_classifier
 from unrolling.models.vgg import VGG, VGG19, VGG_SMALL
 
-Shape = tuple[int, int, int]
+#: What the axes of one input are.
+IMAGE, TOKENS, ANY = ("channels", "height", "width"), ("tokens",), ()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What :func:`build_model` was asked for."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    width: int
+    vocab_size: int
+    dropout: float
+    root: Path
 
 
 class _Architecture(NamedTuple):
     description: str
+    axes: tuple[str, ...]
     width: int | None  # None: there is nothing to widen
-    build: Callable[[Shape, int, int], nn.Module]  # (input_shape, num_classes, width)
+    build: Callable[[_Wanted], nn.Module]
+
+
+def _pretrained(description: str) -> _Architecture:
+    return _Architecture(
+        description,
+        TOKENS,
+        None,
+        lambda it: pretrained_classifier(find_pretrained(it.name, it.root), it.num_classes, it.dropout),
+    )
 
 
 _ARCHITECTURES = {
-    "linear": _Architecture("softmax regression", None, lambda shape, classes, _: linear(shape, classes)),
+    "linear": _Architecture(
+        "softmax regression", ANY, None, lambda it: linear(it.input_shape, it.num_classes)
+    ),
     "mlp": _Architecture(
         "one hidden layer of 32 ReLU units",
+        ANY,
         32,
-        lambda shape, classes, width: mlp(shape, classes, width, nn.ReLU),
+        lambda it: mlp(it.input_shape, it.num_classes, it.width, nn.ReLU),
     ),
     "mlp-tanh": _Architecture(
         "one hidden layer of 32 tanh units: a smooth loss",
+        ANY,
         32,
-        lambda shape, classes, width: mlp(shape, classes, width, nn.Tanh),
+        lambda it: mlp(it.input_shape, it.num_classes, it.width, nn.Tanh),
     ),
     "resnet-small": _Architecture(
         "ResNet of three basic blocks, 8-16-32 channels, batch norm",
+        IMAGE,
         8,
-        lambda shape, classes, width: ResNet(shape[0], classes, width, (1, 1, 1)),
+        lambda it: ResNet(it.input_shape[0], it.num_classes, it.width, (1, 1, 1)),
     ),
     "vgg-small": _Architecture(
         "VGG of four convolutions, 8-16-32-32 channels, batch norm",
+        IMAGE,
         8,
-        lambda shape, classes, width: VGG(shape, classes, width, VGG_SMALL),
+        lambda it: VGG(it.input_shape, it.num_classes, it.width, VGG_SMALL),
     ),
     "resnet18": _Architecture(
         "the paper's ResNet-18 for 32 x 32 images",
+        IMAGE,
         64,
-        lambda shape, classes, width: ResNet(shape[0], classes, width, (2, 2, 2, 2)),
+        lambda it: ResNet(it.input_shape[0], it.num_classes, it.width, (2, 2, 2, 2)),
     ),
     "vgg19": _Architecture(
         "the paper's VGG-19 with batch norm for 32 x 32 images",
+        IMAGE,
         64,
-        lambda shape, classes, width: VGG(shape, classes, width, VGG19),
+        lambda it: VGG(it.input_shape, it.num_classes, it.width, VGG19),
     ),
+    "distilbert-small": _Architecture(
+        "DistilBERT of two layers, 64 wide, new weights",
+        TOKENS,
+        64,
+        lambda it: distilbert_small(
+            it.input_shape[0], it.num_classes, it.width, it.vocab_size, dropout=it.dropout
+        ),
+    ),
+    "distilbert-base-uncased": _pretrained("the paper's DistilBERT, pretrained"),
+    "minilm-l6": _pretrained("an encoder of six layers, 384 wide, pretrained on sentence pairs"),
 }
 
 MODELS: dict[str, str] = {name: known.description for name, known in _ARCHITECTURES.items()}
 """What :func:`build_model` can build: name -> one line at its default width."""
 
 
+def check_model(name: str) -> str:
+    """Return ``name`` if :func:`build_model` knows it."""
+    if isinstance(name, str) and name.startswith(PREFIX):
+        return name
+    return check_choice("model", name, _ARCHITECTURES)
+
+
+def takes_tokens(name: str) -> bool:
+    """Return whether a model reads texts."""
+    return check_model(name).startswith(PREFIX) or _ARCHITECTURES[name].axes == TOKENS
+
+
+def is_pretrained(name: str) -> bool:
+    """Return whether a model's weights, and its tokeniser, come from files."""
+    return takes_tokens(name) and name != "distilbert-small"
+
+
 def build_model(
-    name: str, num_classes: int, *, input_shape: Shape = (3, 32, 32), width: int | None = None
+    name: str,
+    num_classes: int,
+    *,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    width: int | None = None,
+    vocab_size: int = 4000,
+    dropout: float = 0.0,
+    root: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
-    """Return a new network with PyTorch's default initialisation.
+    """Return a new network with PyTorch's default initialisation, or a pretrained one with a new head.
 
     The weights are drawn from PyTorch's global generator; wrap the call in
     :func:`unrolling.seeded` to make them a function of a seed.
 
     Args:
-        name: A key of :data:`MODELS`.
+        name: A key of :data:`MODELS`, or ``hf:`` and the name or folder of any sequence classifier of the
+            transformers library.
         num_classes: Number of logits, c.
-        input_shape: (channels, height, width) of one image; (1, 8, 8) for the digits.
-        width: Hidden units, or channels of the first convolution (the others are multiples of it). By
-            default the one in the model's description, 64 for the paper's models.
+        input_shape: (channels, height, width) of one image; (1, 8, 8) for the digits; (tokens,) of the
+            longest text. Softmax regression and the networks of one hidden layer take any shape.
+        width: Hidden units, channels of the first convolution (the others are multiples of it), or width of
+            the embeddings. By default the one in the model's description, 64 for the paper's image models.
+        vocab_size: Token numbers of ``distilbert-small``; the others do not use it.
+        dropout: Rate of dropout of text models; the others have none.
+        root: The data root, where pretrained models are looked for first; by default ``UNROLLING_DATA``.
 
     Returns:
-        A module from inputs of shape (batch, channels, height, width) to logits (batch, num_classes).
+        A module from inputs of shape (batch, *input_shape) to logits (batch, num_classes).
 
     Raises:
         InputError: If the name is unknown, a number is out of range, or the image is too small to be pooled.
+        DataError: If the files of a pretrained model are missing or damaged.
 
     Example:
         >>> model = build_model("mlp", 10, input_shape=(1, 8, 8))
         >>> sum(p.numel() for p in model.parameters())  # 64 x 32 + 32 + 32 x 10 + 10
         2410
     """
-    known = _ARCHITECTURES[check_choice("model", name, _ARCHITECTURES)]
+    known = _ARCHITECTURES.get(check_model(name)) or _pretrained(name)
     check_integer("num_classes", num_classes, minimum=2)
-    if len(input_shape) != 3:
-        raise InputError(f"input_shape must be (channels, height, width), got {tuple(input_shape)}.")
-    for axis, size in zip(("channels", "height", "width"), input_shape, strict=True):
+    check_integer("vocab_size", vocab_size, minimum=5)
+    check_real("dropout", dropout, minimum=0)
+    axes = known.axes or tuple(f"axis {i}" for i in range(len(input_shape)))
+    if len(input_shape) != len(axes) or not axes:
+        expected = ", ".join(known.axes) or "one size per axis"
+        raise InputError(f"input_shape of {name!r} must be ({expected}), got {tuple(input_shape)}.")
+    for axis, size in zip(axes, input_shape, strict=True):
         check_integer(f"{axis} of input_shape", size, minimum=1)
     if width is None:
-        width = known.width
+        width = known.width or 0
     elif known.width is None:
         raise InputError(f"model {name!r} has no width, got width={width}. Leave it out.")
     else:
         check_integer("width", width, minimum=1)
-    return known.build(input_shape, num_classes, width)
+    return known.build(
+        _Wanted(name, tuple(input_shape), num_classes, width, vocab_size, dropout, data_root(root))
+    )

@@ -9,10 +9,10 @@ from unrolling.data import load_dataset
 from unrolling.experiments.amnesiac import METHODS, follow, follow_over_steps
 from unrolling.experiments.collect import trace_frame
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.ledger import Result, check
 from unrolling.experiments.proxy import after_epochs, mean_correlation
 from unrolling.experiments.repeats import deterministic_kernels, spread, spread_over_threads
-from unrolling.experiments.run import load_data
 from unrolling.paper import Finding, NotTestable
 from unrolling.store import Record
 

@@ -18,6 +18,7 @@ from unrolling.experiments.proxy import (
     over_steps,
     seed_means,
     straightness,
+    t_interval,
     within,
 )
 from unrolling.experiments.unlearning_error import reach
@@ -30,14 +31,6 @@ STEPS = {"page": PAGE, "experiment": "proxy", "part": "steps"}
 STRENGTH = {"page": PAGE, "experiment": "proxy", "part": "strength"}
 GRID = {"page": PAGE, "experiment": "proxy", "part": "grid"}
 FACTORS = {"weight_change": "||w_t - w_0||", "sigma_avg": "sigma_avg", "step": "t"}
-
-
-def t_interval(values: pd.Series) -> tuple[float, float] | None:
-    """Return the 95 % t-interval of the mean; none of a single value."""
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 # Figure 9: over the steps
@@ -96,9 +89,13 @@ def both_errors_grow_with_the_steps(records: list[Record]) -> Finding:
 # Figure 11: over the strengths
 
 
-def correlate_over_strengths(records: list[Record], family: str, least: float) -> Finding:
-    """Decide one panel of Figure 11."""
-    points = after_epochs([r for r in records if r.config["model"].startswith(family)])
+def family(records: list[Record], name: str) -> pd.DataFrame:
+    """Return the runs of one family of networks after one epoch."""
+    return after_epochs([record for record in records if record.config["model"].startswith(name)])
+
+
+def correlate_over_strengths(points: pd.DataFrame, least: float) -> Finding:
+    """Decide one panel of Figure 11, or Figure 10, from the runs of one setting after one epoch."""
     means = seed_means(points, ["e", "v"])
     found = correlate(means["e"], means["v"])
     seeds = [correlate(own["e"], own["v"]).value for _, own in points.groupby("seed")]
@@ -115,13 +112,13 @@ def correlate_over_strengths(records: list[Record], family: str, least: float) -
 @check("V04", **STRENGTH)
 def errors_correlate_over_strengths_for_resnet(records: list[Record]) -> Finding:
     """Correlate e and v over the strengths after one epoch, for the ResNet."""
-    return correlate_over_strengths(records, "resnet", 0.9)
+    return correlate_over_strengths(family(records, "resnet"), 0.9)
 
 
 @check("V05", **STRENGTH)
 def errors_correlate_over_strengths_for_vgg(records: list[Record]) -> Finding:
     """Correlate e and v over the strengths after one epoch, for the VGG."""
-    return correlate_over_strengths(records, "vgg", 0.6)
+    return correlate_over_strengths(family(records, "vgg"), 0.6)
 
 
 @check("V07", **STRENGTH)

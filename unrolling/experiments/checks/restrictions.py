@@ -1,10 +1,10 @@
 """Section 9: the accuracy of the training that the paper started from, and of plain SGD."""
 
 import pandas as pd
-from scipy import stats
 
 from unrolling.experiments.collect import final_frame
 from unrolling.experiments.ledger import check
+from unrolling.experiments.proxy import t_interval
 from unrolling.paper import Finding
 from unrolling.store import Record
 
@@ -14,14 +14,6 @@ RECIPE = {"page": "10_other_methods", "experiment": "amnesiac", "part": "recipe"
 def accuracies(records: list[Record]) -> pd.DataFrame:
     """Return the test accuracy of M_N in percent, a row per seed and a column per recipe."""
     return 100 * final_frame(records).pivot(index="seed", columns="recipe", values="accuracy_pretrained")
-
-
-def t_interval(values: pd.Series) -> tuple[float, float] | None:
-    """Return the 95 % t-interval of the mean; none of a single value."""
-    if len(values) < 2:
-        return None
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 @check("K06", **RECIPE, profile="paper")  # a printed number: no other profile says anything about it

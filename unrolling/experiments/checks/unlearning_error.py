@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unrolling.curvature import hessian_operator
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.inputs import load_data
 from unrolling.experiments.ledger import check
 from unrolling.experiments.protocol import make_protocol
-from unrolling.experiments.run import execute, initial_model, load_data
+from unrolling.experiments.run import execute, initial_model
 from unrolling.losses import Objective
 from unrolling.models import build_model
 from unrolling.paper import Finding
