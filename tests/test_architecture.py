@@ -26,6 +26,8 @@ ALLOWED = {
     "densities": CORE,
     "expansion": CORE | {"curvature"},
     "training": CORE,
+    "cuda_graph": CORE | {"training"},
+    "precision": {"_checks"},
     "checkpoint": CORE | {"training"},
     "trackers": CORE | {"training", "curvature", "unlearning_error"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},

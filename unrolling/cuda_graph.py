@@ -1,7 +1,7 @@
 r"""Steps of SGD recorded once as a CUDA graph, and replayed.
 
-At a batch of 32 a GPU computes faster than Python can ask: an eager step of ResNet-18 is some hundred kernels,
-each launched on its own. A graph launches all of them at once, and computes the same.
+At a batch of 32 a GPU computes faster than Python can ask: an eager step of ResNet-18 is some hundred
+kernels, each launched on its own. A graph launches all of them at once, and computes the same.
 """
 
 import torch
@@ -17,10 +17,10 @@ WARM_UP = 3
 class GraphStepper(Stepper):
     """Takes the steps of :func:`unrolling.train` on a CUDA device by replaying recorded ones.
 
-    A step is recorded for each model, loss, learning rate and shape of the batch; the first of a kind is slow.
-    What is recorded has its place in memory: weights and buffers may be overwritten between the steps, as
-    ``load_state_dict`` does, but not exchanged. The loss must not depend on numbers that Python changes from
-    step to step.
+    A step is recorded for each model, loss, learning rate and shape of the batch; the first of a kind is
+    slow. What is recorded has its place in memory: weights and buffers may be overwritten between the steps,
+    as ``load_state_dict`` does, but not exchanged. Nothing else in Python takes part in a replay, so a loss
+    or a model that decides anything by looking at its data cannot be recorded.
     """
 
     def __init__(self) -> None:

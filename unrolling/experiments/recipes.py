@@ -54,12 +54,21 @@ class RecipeStepper(Stepper):
         steps_per_epoch: Steps of one.
         seed: Of the augmentation and of dropout; a step's is the same wherever training was resumed.
         dropout: "off"; "shared", the models draw the same masks at a step; or "independent".
+        plain: Takes the steps of a recipe that adds nothing; default is :class:`unrolling.training.Stepper`.
     """
 
     def __init__(
-        self, recipe: Recipe, *, num_epochs: int, steps_per_epoch: int, seed: int, dropout: str = "off"
+        self,
+        recipe: Recipe,
+        *,
+        num_epochs: int,
+        steps_per_epoch: int,
+        seed: int,
+        dropout: str = "off",
+        plain: Stepper | None = None,
     ):
         self._recipe, self._seed, self._dropout = recipe, seed, dropout
+        self._plain = plain or Stepper()
         #: M is 0 and M' is 1, in the order of their first steps.
         self._numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
@@ -80,7 +89,7 @@ class RecipeStepper(Stepper):
     def _take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
         recipe = self._recipe
         if recipe == Recipe():
-            return super().take(model, batch, loss_fn, learning_rate, step)
+            return self._plain.take(model, batch, loss_fn, learning_rate, step)
         if recipe.frozen_statistics:
             model.train(step == 0)
         if recipe.augment:
