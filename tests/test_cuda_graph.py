@@ -7,6 +7,7 @@ from unrolling import (
     Objective,
     build_model,
     copy_for_retraining,
+    load_dataset,
     make_batch_order,
     make_generator,
     seeded,

@@ -129,8 +129,8 @@ def top_singular_value(
         params: The weights at which the Hessian is taken.
         rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
         max_hvps: Products allowed; each costs about two gradients.
-        max_basis: Vectors as long as w that are kept at most, 3 or more. By default one for each product,
-            and as many again while they are made orthogonal.
+        max_basis: Vectors as long as w that are kept at most, 3 or more; a product needs two more for a
+            while. By default one for each product, and as many again while they are made orthogonal.
         start: First direction; random by default.
         generator: Source of the random start; needed unless ``start`` is given.
 
@@ -229,7 +229,7 @@ def _orthogonal_part(image: Tensor, basis: list[Tensor], *, stacked: bool) -> Te
 
 def _turn(basis: list[Tensor], columns: Tensor) -> list[Tensor]:
     """Overwrite the first vectors of the basis with its combinations, one for each column; return those."""
-    for pieces in zip(*(vector.split(2**20) for vector in basis), strict=True):  # a small copy at a time
+    for pieces in zip(*(vector.chunk(16) for vector in basis), strict=True):  # so that the copies are small
         known = torch.stack(pieces)
         turned = [known.T @ column.to(known) for column in columns.T]
         for piece, new in zip(pieces, turned, strict=False):
