@@ -79,6 +79,12 @@ def test_modules_import_only_the_layers_below(path):
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_use_only_the_public_names(path):
+    names = [name for name in imports(ast.parse(path.read_text())) if name.startswith("unrolling.")]
+    assert {name.removeprefix("unrolling.") for name in names} <= set(unrolling.__all__)
+
+
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
     script = "import sys, unrolling.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = set(
