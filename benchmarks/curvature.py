@@ -37,12 +37,7 @@ def ours(
     return Estimate(found.value, found.hvps, found.estimates)
 
 
-def from_gradient(model: nn.Module, batch: Batch, seed: int, products: int | None = None) -> Estimate:
-    """This package, started at the gradient."""
-    return ours(model, batch, seed, products, start="gradient")
-
-
-OURS = {"unrolling": ours, "unrolling, from the gradient": from_gradient}
+OURS = {"unrolling": ours}
 
 
 def converged(model: nn.Module, batch: Batch) -> float:
@@ -142,12 +137,11 @@ def tracking(name: str, *, steps: int, every: int, width: int) -> dict[str, Any]
         batch = workload.inputs[list(index)], workload.labels[list(index)]
         if step % every == 0:
             values.append(converged(model, batch))
-            previous = previous or "gradient"
             for method_name, method in methods.items():
                 rows[method_name].append(measured(method, model, batch, step, values[-1]))
             generator = make_generator(step, "benchmark")
             loss = batch_loss(model, loss_fn, batch)
-            previous = top_singular_value(loss, snapshot(model), start=previous, generator=generator).vector
+            previous = top_singular_value(loss, snapshot(model), generator=generator).vector
         model.train()
         sgd_step(model, batch, loss_fn, LEARNING_RATE)
     return {"steps": steps, "every": every, "values": values, "starts": rows}

@@ -83,10 +83,10 @@ def tracked_runs(name: str, steps: int, repeats: int, width: int) -> dict[str, A
     products: dict[str, int] = {}
     errors: dict[str, float] = {}
 
-    def tracked(label: str, every: int, start: str) -> Callable[[], None]:
+    def tracked(label: str, every: int) -> Callable[[], None]:
         def task() -> None:
             model = copy.deepcopy(workload.model)
-            tracker = UnlearningTracker(model, loss_fn, learning_rate=LEARNING_RATE, every=every, start=start)
+            tracker = UnlearningTracker(model, loss_fn, learning_rate=LEARNING_RATE, every=every)
             ours(model, workload, steps, [tracker])
             found = tracker.result()
             products[label], errors[label] = found.hvps, found.unlearning_error
@@ -110,10 +110,8 @@ def tracked_runs(name: str, steps: int, repeats: int, width: int) -> dict[str, A
 
     tasks: dict[str, Callable[[], None]] = {
         "training alone": lambda: ours(copy.deepcopy(workload.model), workload, steps),
-        "e once": tracked("e once", steps, "gradient"),
-        "sigma every 20, random start": tracked("sigma every 20, random start", 20, "random"),
-        "sigma every 20, from the gradient": tracked("sigma every 20, from the gradient", 20, "gradient"),
-        "sigma every 20, from the previous": tracked("sigma every 20, from the previous", 20, "previous"),
+        "e once": tracked("e once", steps),
+        "sigma every 20": tracked("sigma every 20", 20),
         "plain transcription": transcribed,
     }
     times = common.interleaved(tasks, repeats)

@@ -6,19 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import (
-    BatchOrder,
-    UnlearningTracker,
-    WeightLog,
-    batch_loss,
-    make_generator,
-    seeded,
-    snapshot,
-    top_singular_value,
-    train,
-)
+from unrolling import BatchOrder, UnlearningTracker, WeightLog, make_generator, seeded, train
 from unrolling._checks import InputError
-from unrolling.trackers import STARTS, Recorder
+from unrolling.trackers import Recorder
 
 
 class Quadratic(nn.Module):
@@ -106,55 +96,21 @@ def test_tracking_does_not_change_a_users_training():
     assert tracker.result().unlearning_error > 0
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_tracker_resumes_from_its_state(start):
-    model = Quadratic(5)
-    first = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2, start=start)
+def test_tracker_resumes_from_its_state():
+    model, _ = Quadratic(5), None
+    first = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2)
     data = list(batches(6))
     for batch in data[:3]:
         first.step(batch)
     with torch.no_grad():
         model.weight += 1
-    second = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2, start=start)
+    second = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2)
     second.load_state(first.state())
     for tracker in (first, second):
         for batch in data[3:]:
             tracker.step(batch)
     assert first.result() == second.result()
     assert second.result().weight_change == pytest.approx(5**0.5)
-
-
-def diagonal_batch(*eigenvalues):
-    matrix = torch.diag(torch.tensor(eigenvalues, dtype=torch.float64))
-    return matrix, torch.ones(len(eigenvalues), dtype=torch.float64)
-
-
-def test_start_at_the_previous_eigenvector_saves_products_and_sees_another_one_overtake():
-    known = [10.0, *torch.linspace(-4, 5, 39).tolist()]
-    overtaken = [10.0, *torch.linspace(-4, 5, 38).tolist(), 14.0]
-    products = {}
-    for start in ("random", "previous"):
-        model = Quadratic(40)
-        tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, start=start)
-        tracker.step(diagonal_batch(*known))
-        before = tracker.result().hvps
-        tracker.step(diagonal_batch(*known))
-        products[start] = tracker.result().hvps - before
-        tracker.step(diagonal_batch(*overtaken))  # the previous eigenvector still is one, of 10
-        assert tracker.result().eigenvalues == pytest.approx((10, 10, 14), rel=1e-3)
-    assert products["previous"] < products["random"]
-
-
-def test_by_default_a_sample_starts_at_the_step_s_own_random_direction():
-    model = Quadratic(5)
-    tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, seed=3)
-    found = []
-    for step, batch in enumerate(batches(3)):
-        tracker.step(batch)
-        generator = make_generator(3, "lanczos start", step)
-        loss = batch_loss(model, quadratic_loss, batch)
-        found.append(top_singular_value(loss, snapshot(model), generator=generator, max_hvps=32).eigenvalue)
-    assert tracker.result().eigenvalues == tuple(found)
 
 
 def test_a_fixed_hessian_batch_replaces_the_current_one():
@@ -199,8 +155,6 @@ def test_bad_input_is_named():
         UnlearningTracker(model, quadratic_loss, learning_rate=0)
     with pytest.raises(InputError, match="every must be at least 1"):
         UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=0)
-    with pytest.raises(InputError, match="unknown start"):
-        UnlearningTracker(model, quadratic_loss, learning_rate=0.1, start="warm")
     with pytest.raises(InputError, match="no step was tracked"):
         UnlearningTracker(model, quadratic_loss, learning_rate=0.1).result()
     model.weight.requires_grad_(False)

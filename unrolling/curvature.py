@@ -9,19 +9,15 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_integer, check_real
 from unrolling.parameters import Params, check_params, check_same_parameters, from_vector, to_vector
 
 Loss = Callable[[Params], Tensor]
-
-#: Length of the random part that is added to a first direction of length 1.
-RANDOM_PART = 0.3
 
 
 def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -89,9 +85,9 @@ class SpectralNorm:
     Attributes:
         value: :math:`\sigma_1 = |\lambda|_{\max}`.
         eigenvalue: The eigenvalue of that size, with its sign.
-        vector: Its unit eigenvector, named and shaped as the parameters; a good ``start`` for the next one.
+        vector: Its unit eigenvector, named and shaped as the parameters.
         hvps: Hessian-vector products used.
-        estimates: The value after every product; it never falls.
+        estimates: The value after every product; but for rounding it never falls.
         residual: :math:`\|H q - \lambda q\|_2` of the returned pair.
         converged: Whether the residuals at both ends of the spectrum met the tolerance.
     """
@@ -111,7 +107,7 @@ def top_singular_value(
     *,
     rtol: float = 1e-2,
     max_hvps: int = 64,
-    start: Params | Literal["gradient"] | None = None,
+    start: Params | None = None,
     generator: torch.Generator | None = None,
 ) -> SpectralNorm:
     r"""Return :math:`\sigma_1 = \|\nabla^2 \mathcal{L}(w)\|_2 = |\lambda|_{\max}` by Lanczos.
@@ -120,18 +116,17 @@ def top_singular_value(
     negative eigenvalue, or two of nearly equal size and opposite sign, do not mislead it (power iteration
     stalls there). It stops when :math:`\|H q - \theta q\| \le rtol \cdot \sigma_1` for the larger end, and
     the other end either meets the same tolerance or cannot overtake it within its own residual. This proves
-    that :math:`\theta` is near an eigenvalue; that none is larger is only very likely, as the start has some
-    of every eigenvector. A smaller ``rtol`` makes it likelier.
+    that :math:`\theta` is near an eigenvalue; that none is larger is only very likely, as a random
+    start has some of every eigenvector. A smaller ``rtol`` makes it likelier.
 
     Args:
         loss: ``loss(params) -> scalar``, closed over its batch.
         params: The weights at which the Hessian is taken.
         rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
         max_hvps: Products allowed; each costs about two gradients. The basis needs as many copies of w.
-        start: First direction; random by default. ``"gradient"`` takes the gradient at ``params``, which is
-            known anyway and lies mostly along the top eigenvectors (Gur-Ari et al., 2018).
-        generator: Source of the random start; needed unless ``start`` is given. With ``start`` a random part
-            is added to it, 0.3 times as long: a start without any of the top eigenvector would never find it.
+        start: First direction; random by default. From a start that is nearly an eigenvector, such as the one
+            of an earlier Hessian, a larger eigenvalue whose vector it has little of is easily missed.
+        generator: Source of the random start; needed unless ``start`` is given.
 
     Returns:
         A :class:`SpectralNorm`. If ``max_hvps`` ran out, ``converged`` is False and ``value`` a lower bound.
@@ -141,9 +136,20 @@ def top_singular_value(
     """
     check_real("rtol", rtol, above=0)
     check_integer("max_hvps", max_hvps, minimum=1)
-    gradient, product = quadratic_model(loss, params)
-    size = gradient.numel()
-    direction = _first_direction(start, generator, params, gradient)
+    product = hessian_operator(loss, params)
+    flat = to_vector(params).detach()
+    size = flat.numel()
+    if start is not None:
+        check_same_parameters(params, start, ("params", "start"))
+        direction = to_vector({name: start[name] for name in params}).detach()
+    elif generator is not None:
+        direction = torch.randn(size, generator=generator, dtype=flat.dtype, device=generator.device).to(
+            flat.device
+        )
+    else:
+        raise InputError(
+            "pass `generator` (or `start`): the first direction is random and must be reproducible."
+        )
     length = direction.norm()
     if not length > 0:
         raise InputError("`start` must not be zero.")
@@ -171,7 +177,7 @@ def top_singular_value(
         value = float(ritz[top].abs())
         estimates.append(value)
         other = 0 if top == len(ritz) - 1 else len(ritz) - 1
-        exhausted = len(basis) == size or beta <= torch.finfo(gradient.dtype).eps * max(value, 1e-300) * size
+        exhausted = len(basis) == size or beta <= torch.finfo(flat.dtype).eps * max(value, 1e-300) * size
         settled = float(residuals[top]) <= rtol * value and (
             float(residuals[other]) <= rtol * value or float(ritz[other].abs() + residuals[other]) <= value
         )
@@ -190,34 +196,6 @@ def top_singular_value(
         residual=0.0 if exhausted else float(residuals[top]),
         converged=exhausted or settled,
     )
-
-
-def _first_direction(
-    start: Params | Literal["gradient"] | None,
-    generator: torch.Generator | None,
-    params: Params,
-    gradient: Tensor,
-) -> Tensor:
-    given = gradient
-    if isinstance(start, str):
-        check_choice("start", start, ["gradient"])
-    elif start is not None:
-        check_same_parameters(params, start, ("params", "start"))
-        given = to_vector({name: start[name] for name in params}).detach()
-    if generator is None:
-        if start is None:
-            raise InputError(
-                "pass `generator` (or `start`): the first direction is random and must be reproducible."
-            )
-        return given
-    device = generator.device
-    random = torch.randn(given.numel(), generator=generator, dtype=given.dtype, device=device).to(
-        given.device
-    )
-    if start is None:
-        return random
-    length = given.norm()
-    return given / length.where(length > 0, 1) + RANDOM_PART * random / random.norm()
 
 
 @contextmanager

@@ -2,20 +2,17 @@ r"""Recorders: what a run measures while it trains, and the tracker for a traini
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_integer, check_real
 from unrolling.curvature import top_singular_value
 from unrolling.parameters import Params, batch_loss, distance, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator
 from unrolling.training import Observer
 from unrolling.unlearning_error import unlearning_error, unlearning_error_corrected
-
-#: Where Lanczos can start in a tracked run.
-STARTS = ("random", "gradient", "previous")
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,6 @@ class UnlearningTracker(Observer):
         hessian_batch: Take the Hessian on this batch instead of the current one.
         training: Take the Hessian in training mode; default is evaluation mode, as the released code does.
         seed: Seed of Lanczos' random first directions.
-        start: Where Lanczos starts: a ``"random"`` direction; the ``"gradient"`` of the same loss; or the
-            ``"previous"`` sample's eigenvector (before there is one, the gradient). The last two get a random
-            part and need fewer products. They change :math:`\sigma_1` within its tolerance.
     """
 
     def __init__(
@@ -86,7 +80,6 @@ class UnlearningTracker(Observer):
         hessian_batch: Any = None,
         training: bool = False,
         seed: int = 0,
-        start: str = "random",
     ):
         self._learning_rate = check_real("learning_rate", learning_rate, above=0)
         self._every = check_integer("every", every, minimum=1)
@@ -95,8 +88,6 @@ class UnlearningTracker(Observer):
         self._model, self._loss_fn = model, loss_fn
         self._rtol, self._max_hvps = rtol, max_hvps
         self._hessian_batch, self._training, self._seed = hessian_batch, training, seed
-        self._start = check_choice("start", start, STARTS)
-        self._eigenvector: Params | None = None
         self._initial = snapshot(model)
         self._num_steps = 0
         self._samples: list[tuple[int, float, int, bool]] = []  # step, eigenvalue, products, converged
@@ -115,18 +106,10 @@ class UnlearningTracker(Observer):
                 trainable(self._model),
                 rtol=self._rtol,
                 max_hvps=self._max_hvps,
-                start=self._first_direction(),
                 generator=make_generator(self._seed, "lanczos start", self._num_steps),
             )
-            if self._start == "previous":
-                self._eigenvector = found.vector
             self._samples.append((self._num_steps, found.eigenvalue, found.hvps, found.converged))
         self._num_steps += 1
-
-    def _first_direction(self) -> Params | Literal["gradient"] | None:
-        if self._start == "random":
-            return None
-        return self._eigenvector or "gradient"
 
     def before_step(self, step: int, batch: Any) -> None:
         """Count a step of :func:`unrolling.train`."""
@@ -159,12 +142,7 @@ class UnlearningTracker(Observer):
 
     def state(self) -> dict[str, Any]:
         """Return what an exact resume needs."""
-        return {
-            "num_steps": self._num_steps,
-            "samples": list(self._samples),
-            "initial": self._initial,
-            "eigenvector": self._eigenvector,
-        }
+        return {"num_steps": self._num_steps, "samples": list(self._samples), "initial": self._initial}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
@@ -172,10 +150,6 @@ class UnlearningTracker(Observer):
         self._samples = [tuple(sample) for sample in state["samples"]]
         own = trainable(self._model)
         self._initial = {name: value.to(own[name].device) for name, value in state["initial"].items()}
-        eigenvector = state.get("eigenvector")  # states from before this existed have none
-        self._eigenvector = eigenvector and {
-            name: value.to(own[name].device) for name, value in eigenvector.items()
-        }
 
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
