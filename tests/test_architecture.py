@@ -83,6 +83,20 @@ def test_modules_import_only_the_layers_below(path):
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 
+#: Those that measure parts of the package are left out; the others stand where any user stands.
+BENCHMARKS = {
+    path
+    for path in (PACKAGE.parent / "benchmarks").glob("*.py")
+    if path.stem not in {"growth", "gpu", "vmapped"}
+}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS), ids=lambda p: p.name)
+def test_benchmarks_use_only_the_public_names(path):
+    names = [name for name in imports(ast.parse(path.read_text())) if name.startswith("unrolling.")]
+    assert {name.removeprefix("unrolling.") for name in names} <= set(unrolling.__all__)
+
+
 #: What the experiments need and the package alone does not.
 ONLY_EXPERIMENTS = {"scipy", "pandas", "yaml"}
 

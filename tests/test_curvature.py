@@ -305,3 +305,21 @@ def test_bad_input_is_named():
         top_singular_value(square, params, start={"w": torch.zeros(2)})
     with pytest.raises(InputError, match="diverged"):
         top_singular_value(lambda p: (p["w"] * torch.inf).square().sum(), params, generator=make_generator(0))
+
+
+def test_a_start_at_an_eigenvector_misses_a_larger_eigenvalue_and_a_random_one_does_not():
+    matrix = torch.diag(torch.tensor([14.0, 10.0, 1.0, -3.0], dtype=torch.float64))
+    params = {"w": torch.zeros(4, dtype=torch.float64)}
+    earlier = {"w": torch.eye(4, dtype=torch.float64)[1]}  # the top eigenvector before 14 overtook
+    assert top_singular_value(quadratic(matrix), params, start=earlier).value == pytest.approx(10)
+    found = top_singular_value(quadratic(matrix), params, generator=make_generator(0))
+    assert found.value == pytest.approx(14)
+
+
+def test_estimates_never_fall_and_end_at_the_value():
+    matrix = spectrum_matrix([float(i) for i in range(-20, 22)])
+    params = {"w": torch.ones(42, dtype=torch.float64)}
+    found = top_singular_value(quadratic(matrix), params, rtol=1e-6, generator=make_generator(0))
+    assert len(found.estimates) == found.hvps > 5
+    assert list(found.estimates) == sorted(found.estimates)
+    assert found.estimates[-1] == found.value

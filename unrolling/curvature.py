@@ -89,8 +89,9 @@ class SpectralNorm:
     Attributes:
         value: :math:`\sigma_1 = |\lambda|_{\max}`.
         eigenvalue: The eigenvalue of that size, with its sign.
-        vector: Its unit eigenvector, named and shaped as the parameters; a good ``start`` for the next one.
+        vector: Its unit eigenvector, named and shaped as the parameters.
         hvps: Hessian-vector products used.
+        estimates: The value after every product; but for rounding it never falls.
         residual: :math:`\|H q - \lambda q\|_2` of the returned pair.
         converged: Whether the residuals at both ends of the spectrum met the tolerance.
     """
@@ -99,6 +100,7 @@ class SpectralNorm:
     eigenvalue: float
     vector: Params
     hvps: int
+    estimates: tuple[float, ...]
     residual: float
     converged: bool
 
@@ -118,7 +120,9 @@ def top_singular_value(
     The Lanczos basis is reorthogonalised in full. Both ends of the spectrum are followed, so a dominant
     negative eigenvalue, or two of nearly equal size and opposite sign, do not mislead it (power iteration
     stalls there). It stops when :math:`\|H q - \theta q\| \le rtol \cdot \sigma_1` for the larger end, and
-    the other end either meets the same tolerance or cannot overtake it within its own residual.
+    the other end either meets the same tolerance or cannot overtake it within its own residual. This proves
+    that :math:`\theta` is near an eigenvalue; that none is larger is only very likely, as a random
+    start has some of every eigenvector. A smaller ``rtol`` makes it likelier.
 
     With ``max_basis`` a full basis is replaced by its two Ritz vectors at the ends of the spectrum, and
     Lanczos goes on from there (thick restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). It needs
@@ -131,7 +135,8 @@ def top_singular_value(
         max_hvps: Products allowed; each costs about two gradients.
         max_basis: Vectors as long as w that are kept at most, 3 or more; a product needs two more for a
             while. By default one for each product, and as many again while they are made orthogonal.
-        start: First direction; random by default.
+        start: First direction; random by default. From a start that is nearly an eigenvector, such as the one
+            of an earlier Hessian, a larger eigenvalue whose vector it has little of is easily missed.
         generator: Source of the random start; needed unless ``start`` is given.
 
     Returns:
@@ -165,6 +170,7 @@ def top_singular_value(
     del direction  # as long as the weights, and not needed again
     projected = torch.zeros(1, 1, dtype=torch.float64)  # the Hessian on the span of the basis
     hvps = 0
+    estimates: list[float] = []
     while True:
         image = product(basis[-1])
         hvps += 1
@@ -181,6 +187,7 @@ def top_singular_value(
         residuals = beta * vectors[-1].abs()
         top = int(ritz.abs().argmax())
         value = float(ritz[top].abs())
+        estimates.append(value)
         other = 0 if top == len(ritz) - 1 else len(ritz) - 1
         exhausted = len(basis) == size or beta <= torch.finfo(first.dtype).eps * max(value, 1e-300) * size
         settled = float(residuals[top]) <= rtol * value and (
@@ -206,6 +213,7 @@ def top_singular_value(
         eigenvalue=float(ritz[top]),
         vector=from_vector(vector.div_(vector.norm()), params),
         hvps=hvps,
+        estimates=tuple(estimates),
         residual=0.0 if exhausted else float(residuals[top]),
         converged=exhausted or settled,
     )
@@ -241,6 +249,9 @@ def _turn(basis: list[Tensor], columns: Tensor) -> list[Tensor]:
 def _one_thread() -> Iterator[None]:
     """Sum long vectors in one order, so that the bits do not depend on the number of threads."""
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield
