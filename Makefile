@@ -17,7 +17,7 @@ export UNROLLING_STORE ?= $(CURDIR)/runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint notebooks refresh browser lock clean
+.PHONY: help setup book test lint notebooks refresh browser bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | \
@@ -60,6 +60,14 @@ refresh: setup  ## run a notebook's defaults and store its checked outputs: make
 browser: setup  ## playwright, for the test that opens the book in the system's Chromium
 	$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python --target .venv/browser \
 	  -r requirements-browser.lock
+
+# The peers live in a folder of their own, where the sync above does not remove them; a benchmark leaves out
+# what is missing.
+bench: setup  ## measure against the peers, into benchmarks/results
+	-@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --target .venv/peers \
+	  -r benchmarks/requirements.txt
+	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.curvature
+	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.training
 
 lock: setup  ## the newest versions that requirements.in allows, with hashes
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-header \

@@ -26,6 +26,8 @@ ALLOWED = {
     "densities": CORE,
     "expansion": CORE | {"curvature"},
     "training": CORE,
+    "cuda_graph": CORE | {"training"},
+    "precision": {"_checks"},
     "checkpoint": CORE | {"training"},
     "trackers": CORE | {"training", "curvature", "unlearning_error"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},
@@ -81,14 +83,35 @@ def test_modules_import_only_the_layers_below(path):
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 
-def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
-    script = "import sys, unrolling.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
+#: Those that measure parts of the package are left out; the others stand where any user stands.
+BENCHMARKS = {
+    path
+    for path in (PACKAGE.parent / "benchmarks").glob("*.py")
+    if path.stem not in {"growth", "gpu", "vmapped"}
+}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS), ids=lambda p: p.name)
+def test_benchmarks_use_only_the_public_names(path):
+    names = [name for name in imports(ast.parse(path.read_text())) if name.startswith("unrolling.")]
+    assert {name.removeprefix("unrolling.") for name in names} <= set(unrolling.__all__)
+
+
+#: What the experiments need and the package alone does not.
+ONLY_EXPERIMENTS = {"scipy", "pandas", "yaml"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("unrolling", HEAVY | ONLY_EXPERIMENTS), ("unrolling.cli", HEAVY)]
+)
+def test_importing_the_package_or_its_command_line_loads_nothing_heavy(module, heavy):
+    script = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = set(
         subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         ).stdout.split()
     )
-    assert not loaded & HEAVY
+    assert not loaded & heavy
 
 
 def test_public_names_exist_and_are_documented():

@@ -1,5 +1,7 @@
 """Curvature against dense references: autograd's Hessian, scipy's eigsh, curvlinops."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,94 @@ def test_an_end_that_settles_early_does_not_hide_a_larger_one_that_does_not(seed
     assert found.eigenvalue == pytest.approx(-5, rel=1e-3)
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    eigenvalues=st.lists(st.floats(-10, 10), min_size=1, max_size=12),
+    seed=st.integers(0, 10),
+    max_basis=st.integers(3, 5),
+)
+def test_a_small_basis_finds_the_induced_norm_too(eigenvalues, seed, max_basis):
+    matrix = spectrum_matrix(eigenvalues, seed)
+    params = {"w": torch.zeros(len(eigenvalues)).double()}
+    found = top_singular_value(
+        quadratic(matrix),
+        params,
+        rtol=1e-5,  # the error of the value is its square
+        max_hvps=3000,
+        max_basis=max_basis,
+        generator=make_generator(seed),
+    )
+    assert found.converged
+    assert found.value == pytest.approx(max(map(abs, eigenvalues)), rel=1e-6, abs=1e-8)
+
+
+SPECTRA = {
+    "negative end": [-5.0, *np.linspace(-1, 2, 80)],
+    "both ends nearly equal": [-3.48, 3.53, *np.linspace(-1, 1, 80)],
+    "ends in clusters": [*np.linspace(-3, -2.9, 10), *np.linspace(-1, 1, 60), *np.linspace(3.1, 3.2, 10)],
+    "a pair at the top": [4.0, 4.0, *np.linspace(-2, 2, 80)],
+    "dense band": list(np.linspace(-1, 0.9, 80)),
+}
+
+
+@pytest.mark.parametrize("max_basis", [3, 4, 6])
+@pytest.mark.parametrize("eigenvalues", SPECTRA.values(), ids=SPECTRA.keys())
+def test_a_small_basis_finds_the_larger_end_of_hard_spectra(eigenvalues, max_basis):
+    matrix = spectrum_matrix(eigenvalues)
+    params = {"w": torch.zeros(len(eigenvalues)).double()}
+    found = top_singular_value(
+        quadratic(matrix),
+        params,
+        rtol=1e-3,
+        max_hvps=500,
+        max_basis=max_basis,
+        generator=make_generator(0),
+    )
+    largest = max(eigenvalues, key=abs)
+    assert found.converged
+    assert found.eigenvalue == pytest.approx(largest, rel=1e-3)
+    error = matrix @ found.vector["w"] - found.eigenvalue * found.vector["w"]
+    assert found.residual == pytest.approx(error.norm().item(), rel=1e-4)
+    assert found.residual <= 1e-3 * found.value
+
+
+def test_a_basis_that_never_fills_changes_nothing_but_rounding():
+    loss, params = quadratic(spectrum_matrix(SPECTRA["dense band"])), {"w": torch.zeros(80).double()}
+    whole, bounded = (
+        top_singular_value(loss, params, max_basis=max_basis, generator=make_generator(0))
+        for max_basis in (None, 64)
+    )
+    assert whole.hvps == bounded.hvps
+    assert whole.value == pytest.approx(bounded.value, rel=1e-12)
+
+
+def most_vectors_alive(size, max_basis):
+    """Return how many vectors as long as the weights, themselves included, there are during a product."""
+    counts = []
+
+    def count(grad):
+        alive = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (size,)]
+        counts.append(len({x.data_ptr() for x in alive}))
+
+    eigenvalues = torch.linspace(-1, 0.9, size, dtype=torch.float64)
+
+    def loss(params):
+        image = params["w"] * eigenvalues
+        image.register_hook(count)
+        return params["w"] @ image / 2
+
+    params = {"w": torch.zeros(size).double()}
+    found = top_singular_value(loss, params, rtol=1e-5, max_basis=max_basis, generator=make_generator(0))
+    assert found.hvps > 30
+    return max(counts)
+
+
+def test_a_small_basis_bounds_the_vectors_that_are_kept():
+    few, more, all_of_them = (most_vectors_alive(997, max_basis) for max_basis in (4, 9, None))
+    assert more - few == 5
+    assert all_of_them > more + 20
+
+
 def test_the_returned_vector_is_an_eigenvector_and_restarts_at_once():
     matrix = spectrum_matrix([4.0, 1.0, 0.3, -2.0])
     params = {"w": torch.zeros(4).double()}
@@ -262,3 +352,21 @@ def test_hvp_leaves_a_caller_the_fused_attention_that_it_cannot_use_itself(atten
         found = hvp(loss, params, vector)
         assert not torch.backends.cuda.math_sdp_enabled()
     torch.testing.assert_close(to_vector(found), dense.sum(dim=1), rtol=1e-9, atol=1e-10)
+
+
+def test_a_start_at_an_eigenvector_misses_a_larger_eigenvalue_and_a_random_one_does_not():
+    matrix = torch.diag(torch.tensor([14.0, 10.0, 1.0, -3.0], dtype=torch.float64))
+    params = {"w": torch.zeros(4, dtype=torch.float64)}
+    earlier = {"w": torch.eye(4, dtype=torch.float64)[1]}  # the top eigenvector before 14 overtook
+    assert top_singular_value(quadratic(matrix), params, start=earlier).value == pytest.approx(10)
+    found = top_singular_value(quadratic(matrix), params, generator=make_generator(0))
+    assert found.value == pytest.approx(14)
+
+
+def test_estimates_never_fall_and_end_at_the_value():
+    matrix = spectrum_matrix([float(i) for i in range(-20, 22)])
+    params = {"w": torch.ones(42, dtype=torch.float64)}
+    found = top_singular_value(quadratic(matrix), params, rtol=1e-6, generator=make_generator(0))
+    assert len(found.estimates) == found.hvps > 5
+    assert list(found.estimates) == sorted(found.estimates)
+    assert found.estimates[-1] == found.value

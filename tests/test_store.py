@@ -116,6 +116,72 @@ def test_a_packed_file_in_the_folder_is_part_of_the_store_and_only_read(store, t
         folder.get(packed[1].address)
 
 
+def test_a_pack_that_comes_right_after_a_look_is_seen(store, tmp_path):
+    store.put(make_record())
+    folder = Store(tmp_path / "results")
+    folder.put(make_record(seed=7))
+    assert make_record().address not in folder
+    before = folder.root.stat()
+    store.pack(folder.root / "grid.jsonl.gz")
+    os.utime(folder.root, ns=(before.st_atime_ns, before.st_mtime_ns))  # a clock that has not ticked since
+    assert make_record().address in folder
+
+
+def test_a_damaged_run_in_a_pack_is_named_and_spares_the_others(store, tmp_path):
+    first, second = sorted((make_record(seed) for seed in range(2)), key=lambda record: record.address)
+    store.put(first)
+    store.put(second)
+    folder = Store(tmp_path / "results")
+    folder.root.mkdir()
+    store.pack(folder.root / "grid.jsonl.gz")
+    text = gzip.decompress((folder.root / "grid.jsonl.gz").read_bytes()).decode()
+    damaged = text.replace("1.5", "2.5", 1)
+    (folder.root / "grid.jsonl.gz").write_bytes(gzip.compress(damaged.encode()))
+    assert folder.get(second.address) == second
+    with pytest.raises(StoreError, match=r"grid\.jsonl\.gz, line 1"):
+        folder.get(first.address)
+    assert list(folder.damaged()) == [first.address]
+
+
+def seeds(record):
+    return f"seed {record.config['seed']}"
+
+
+def test_the_lines_of_a_store_are_those_of_its_runs_loose_and_packed(store):
+    for seed in range(4):
+        store.put(make_record(seed))
+    store.pack(store.root / "some.jsonl.gz", [make_record(seed).address for seed in (0, 1)])
+    store.remove(make_record(0).address)
+    expected = sorted(f"{make_record(seed).address} seed {seed}" for seed in range(4))
+    for _ in range(2):  # read, then kept
+        assert store.lines(seeds, name="seeds") == expected
+    store.put(make_record(0))  # now in the pack and loose
+    store.remove(make_record(3).address)
+    store.put(make_record(4))
+    expected = sorted(f"{make_record(seed).address} seed {seed}" for seed in (0, 1, 2, 4))
+    assert store.lines(seeds, name="seeds") == expected
+
+
+def test_only_runs_that_have_changed_are_read_again(store):
+    path = store.put(make_record())
+    found = store.lines(seeds, name="seeds")
+    before = path.stat()
+    path.write_text("x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.lines(seeds, name="seeds") == found
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(StoreError, match="damaged run"):
+        store.lines(seeds, name="seeds")
+
+
+def test_kept_lines_that_are_damaged_are_made_again(store):
+    record = make_record()
+    store.put(record)
+    (store.root / "seeds.cache").write_text('{"half')
+    assert store.lines(seeds, name="seeds") == [f"{record.address} seed 0"]
+    assert Store(store.root / "none").lines(seeds, name="seeds") == []
+
+
 def test_nothing_is_imported_from_a_pack_with_one_damaged_run(store, tmp_path):
     for seed in range(3):
         store.put(make_record(seed))
@@ -161,6 +227,7 @@ def test_a_read_only_store_can_be_read_but_not_written():
         os.chmod(folder, 0o555)
         with ordinary_user():
             assert store.get(record.address) == record
+            assert store.lines(seeds, name="seeds") == [f"{record.address} seed 0"]
             with pytest.raises(StoreError, match="Permission denied"):
                 store.put(make_record(seed=1))
         assert store.addresses() == [record.address]

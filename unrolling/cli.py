@@ -106,6 +106,9 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument("--num-seeds", type=int, help="seeds per setting of a figure")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compute at once (default: 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--cuda-graph", action="store_true", help="replay each step from a CUDA graph: faster on a GPU"
+    )
     parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
     settings = parser.add_argument_group(
         "settings of the runs (defaults: the figure's, or those in brackets)"
@@ -151,6 +154,7 @@ def _run(arguments: argparse.Namespace) -> None:
             configs,
             store=Store(arguments.store) if arguments.store else None,
             device=arguments.device,
+            graphs=arguments.cuda_graph,
             jobs=arguments.jobs,
             report=report,
             progress=progress,
@@ -287,11 +291,10 @@ def _store_verb(arguments: argparse.Namespace) -> None:
         expected = {"show": "an ADDRESS", "pack": "a FILE", "import": "a FILE"}.get(action, "nothing more")
         raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")
     if action == "list":
-        records = list(store)
         if arguments.json:
-            _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in records])
-        for record in [] if arguments.json else records:
-            print(record.address, _summary(record))
+            _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in store])
+        else:
+            print("".join(f"{line}\n" for line in store.lines(_summary, name="list-1")), end="")
     elif action == "show":
         record = store.get(target)
         if record is None:

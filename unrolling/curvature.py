@@ -5,12 +5,14 @@ calls it "the square root of the largest eigenvalue", and the released code take
 different quantity and, where the dominant eigenvalue is negative, not a number.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unrolling._checks import InputError, check_integer, check_real
@@ -42,11 +44,13 @@ def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tenso
             raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")
         grads = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
     flat = torch.cat([g.reshape(-1) for g in grads])
+    # An edge holds the graph alone: whoever wants only products need not keep the gradient in memory.
+    edge = get_gradient_edge(flat) if flat.requires_grad else None
 
     def product(vector: Tensor) -> Tensor:
-        if not flat.requires_grad:  # the loss is linear in every parameter
+        if edge is None:  # the loss is linear in every parameter
             return torch.zeros_like(vector)
-        parts = torch.autograd.grad(flat, inputs, vector, retain_graph=True, materialize_grads=True)
+        parts = torch.autograd.grad(edge, inputs, vector, retain_graph=True, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
     return flat.detach(), product
@@ -85,8 +89,9 @@ class SpectralNorm:
     Attributes:
         value: :math:`\sigma_1 = |\lambda|_{\max}`.
         eigenvalue: The eigenvalue of that size, with its sign.
-        vector: Its unit eigenvector, named and shaped as the parameters; a good ``start`` for the next one.
+        vector: Its unit eigenvector, named and shaped as the parameters.
         hvps: Hessian-vector products used.
+        estimates: The value after every product; but for rounding it never falls.
         residual: :math:`\|H q - \lambda q\|_2` of the returned pair.
         converged: Whether the residuals at both ends of the spectrum met the tolerance.
     """
@@ -95,6 +100,7 @@ class SpectralNorm:
     eigenvalue: float
     vector: Params
     hvps: int
+    estimates: tuple[float, ...]
     residual: float
     converged: bool
 
@@ -105,6 +111,7 @@ def top_singular_value(
     *,
     rtol: float = 1e-2,
     max_hvps: int = 64,
+    max_basis: int | None = None,
     start: Params | None = None,
     generator: torch.Generator | None = None,
 ) -> SpectralNorm:
@@ -113,14 +120,23 @@ def top_singular_value(
     The Lanczos basis is reorthogonalised in full. Both ends of the spectrum are followed, so a dominant
     negative eigenvalue, or two of nearly equal size and opposite sign, do not mislead it (power iteration
     stalls there). It stops when :math:`\|H q - \theta q\| \le rtol \cdot \sigma_1` for the larger end, and
-    the other end either meets the same tolerance or cannot overtake it within its own residual.
+    the other end either meets the same tolerance or cannot overtake it within its own residual. This proves
+    that :math:`\theta` is near an eigenvalue; that none is larger is only very likely, as a random
+    start has some of every eigenvector. A smaller ``rtol`` makes it likelier.
+
+    With ``max_basis`` a full basis is replaced by its two Ritz vectors at the ends of the spectrum, and
+    Lanczos goes on from there (thick restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). It needs
+    more products, the more the smaller the basis is and the tighter the tolerance.
 
     Args:
         loss: ``loss(params) -> scalar``, closed over its batch.
         params: The weights at which the Hessian is taken.
         rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
-        max_hvps: Products allowed; each costs about two gradients. The basis needs as many copies of w.
-        start: First direction; random by default.
+        max_hvps: Products allowed; each costs about two gradients.
+        max_basis: Vectors as long as w that are kept at most, 3 or more; a product needs two more for a
+            while. By default one for each product, and as many again while they are made orthogonal.
+        start: First direction; random by default. From a start that is nearly an eigenvector, such as the one
+            of an earlier Hessian, a larger eigenvalue whose vector it has little of is easily missed.
         generator: Source of the random start; needed unless ``start`` is given.
 
     Returns:
@@ -131,16 +147,17 @@ def top_singular_value(
     """
     check_real("rtol", rtol, above=0)
     check_integer("max_hvps", max_hvps, minimum=1)
+    if max_basis is not None:
+        check_integer("max_basis", max_basis, minimum=3)
     product = hessian_operator(loss, params)
-    flat = to_vector(params).detach()
-    size = flat.numel()
+    first = next(iter(params.values()))
+    size = sum(p.numel() for p in params.values())
     if start is not None:
         check_same_parameters(params, start, ("params", "start"))
         direction = to_vector({name: start[name] for name in params}).detach()
     elif generator is not None:
-        direction = torch.randn(size, generator=generator, dtype=flat.dtype, device=generator.device).to(
-            flat.device
-        )
+        direction = torch.randn(size, generator=generator, dtype=first.dtype, device=generator.device)
+        direction = direction.to(first.device)
     else:
         raise InputError(
             "pass `generator` (or `start`): the first direction is random and must be reproducible."
@@ -150,61 +167,93 @@ def top_singular_value(
         raise InputError("`start` must not be zero.")
 
     basis = [direction / length]
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
+    del direction  # as long as the weights, and not needed again
+    projected = torch.zeros(1, 1, dtype=torch.float64)  # the Hessian on the span of the basis
+    hvps = 0
+    estimates: list[float] = []
     while True:
         image = product(basis[-1])
-        known = torch.stack(basis)
+        hvps += 1
         with one_thread():
-            diagonal.append(float(image @ basis[-1]))
-            for _ in range(2):  # twice is enough (Kahan and Parlett)
-                image = image - known.T @ (known @ image)
+            projected[-1, -1] = float(image @ basis[-1])
+            image = _orthogonal_part(image, basis, stacked=max_basis is None)
             beta = float(image.norm())
-        if not torch.isfinite(torch.tensor([diagonal[-1], beta])).all():
+        if not (projected[-1, -1].isfinite() and math.isfinite(beta)):
             raise InputError(
                 "the Hessian-vector product is not finite: training has probably diverged; "
                 "try a smaller learning rate."
             )
-        ritz, vectors = _tridiagonal_eigh(diagonal, off_diagonal)
+        ritz, vectors = torch.linalg.eigh(projected)
         residuals = beta * vectors[-1].abs()
         top = int(ritz.abs().argmax())
         value = float(ritz[top].abs())
+        estimates.append(value)
         other = 0 if top == len(ritz) - 1 else len(ritz) - 1
-        exhausted = len(basis) == size or beta <= torch.finfo(flat.dtype).eps * max(value, 1e-300) * size
+        exhausted = len(basis) == size or beta <= torch.finfo(first.dtype).eps * max(value, 1e-300) * size
         settled = float(residuals[top]) <= rtol * value and (
             float(residuals[other]) <= rtol * value or float(ritz[other].abs() + residuals[other]) <= value
         )
-        if exhausted or settled or len(basis) == max_hvps:
+        if exhausted or settled or hvps == max_hvps:
             break
-        off_diagonal.append(beta)
-        basis.append(image / beta)
+        # The Hessian takes the basis into its own span and, from the last vector, beta times the next one.
+        coupling = torch.zeros(len(basis), dtype=torch.float64)
+        coupling[-1] = beta
+        if len(basis) == max_basis:
+            ends = vectors[:, [0, -1]]
+            basis = _turn(basis, ends)
+            projected, coupling = torch.diag(ritz[[0, -1]]), ends.T @ coupling
+        basis.append(image.div_(beta))
+        del image
+        projected = torch.nn.functional.pad(projected, (0, 1, 0, 1))
+        projected[-1, :-1] = projected[:-1, -1] = coupling
 
-    vector = known.T @ vectors[:, top].to(known)
+    (vector,) = _turn(basis, vectors[:, [top]])
     return SpectralNorm(
         value=value,
         eigenvalue=float(ritz[top]),
-        vector=from_vector(vector / vector.norm(), params),
-        hvps=len(basis),
+        vector=from_vector(vector.div_(vector.norm()), params),
+        hvps=hvps,
+        estimates=tuple(estimates),
         residual=0.0 if exhausted else float(residuals[top]),
         converged=exhausted or settled,
     )
+
+
+def _orthogonal_part(image: Tensor, basis: list[Tensor], *, stacked: bool) -> Tensor:
+    """Return ``image`` without its part in the span of the basis; it may be overwritten.
+
+    ``stacked`` takes the whole basis at once, at the price of a copy. Its sums have other last bits, those of
+    all stored runs.
+    """
+    for _ in range(2):  # twice is enough (Kahan and Parlett)
+        if stacked:
+            known = torch.stack(basis)
+            image = image - known.T @ (known @ image)
+        else:
+            for vector in basis:
+                image.sub_(vector * (vector @ image))
+    return image
+
+
+def _turn(basis: list[Tensor], columns: Tensor) -> list[Tensor]:
+    """Overwrite the first vectors of the basis with its combinations, one for each column; return those."""
+    for pieces in zip(*(vector.chunk(16) for vector in basis), strict=True):  # so that the copies are small
+        known = torch.stack(pieces)
+        turned = [known.T @ column.to(known) for column in columns.T]
+        for piece, new in zip(pieces, turned, strict=False):
+            piece.copy_(new)
+    return basis[: columns.shape[1]]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Sum long vectors in one order, so that the bits do not depend on the number of threads."""
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _tridiagonal_eigh(diagonal: list[float], off_diagonal: list[float]) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (ascending) and eigenvectors of a small symmetric tridiagonal matrix, in float64."""
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    if off_diagonal:
-        off = torch.tensor(off_diagonal, dtype=torch.float64)
-        matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
-    return torch.linalg.eigh(matrix)

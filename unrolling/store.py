@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,8 @@ from unrolling._checks import InputError, StoreError
 
 #: Raised by one whenever a change of the code changes the numbers of a run with unchanged settings.
 SCHEMA = 1
+#: How the canonical spelling of a run begins: its keys are sorted.
+_START = '{"address":"'
 
 
 def canonical(value: Any) -> str:
@@ -104,18 +108,33 @@ def read_packed(path: str | os.PathLike[str]) -> list[Record]:
     Raises:
         StoreError: If it cannot be read, or one of its runs is damaged.
     """
+    return [read_record(line, where) for where, line in _packed_lines(path)]
+
+
+def _packed_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     try:
         lines = gzip.decompress(Path(path).read_bytes()).decode().splitlines()
     except (OSError, EOFError, ValueError) as error:
         raise StoreError(
             f"cannot read the packed runs {path}: {error}. Expected a file made by 'store pack'."
         ) from error
-    return [read_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
 
 
 @lru_cache(maxsize=64)
-def _packed(path: Path, modified: int) -> dict[str, Record]:
-    return {record.address: record for record in read_packed(path)}
+def _packed(path: Path, modified: int) -> dict[str, tuple[str, str]]:
+    """Where each run of a packed file stands, and its line: unpacked once, and verified when it is read."""
+
+    def address(where: str, line: str) -> str:
+        found = line.removeprefix(_START)
+        return found[:16] if found != line else read_record(line, where).address
+
+    return {address(where, line): (where, line) for where, line in _packed_lines(path)}
+
+
+@lru_cache(maxsize=64)
+def _pack_paths(root: Path, modified: int) -> list[Path]:
+    return sorted(root / name for name in os.listdir(root) if name.endswith(".jsonl.gz"))
 
 
 class Store:
@@ -136,20 +155,30 @@ class Store:
         return self.root / f"{address}.json"
 
     def __contains__(self, address: str) -> bool:
-        return self.path(address).exists() or address in self._packs()
+        return self.path(address).exists() or any(address in runs for runs in self._packs())
 
     def addresses(self) -> list[str]:
         """Return the addresses of all runs, sorted."""
-        return sorted({*(path.stem for path in self.root.glob("*.json")), *self._packs()})
+        try:
+            names = os.listdir(self.root)
+        except OSError:
+            names = []
+        loose = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted({*loose, *(address for runs in self._packs() for address in runs)})
 
     def __iter__(self) -> Iterator[Record]:
         return (self._read(address) for address in self.addresses())
 
-    def _packs(self) -> dict[str, Record]:
-        found: dict[str, Record] = {}
-        for path in sorted(self.root.glob("*.jsonl.gz")):
-            found |= _packed(path, path.stat().st_mtime_ns)
-        return found
+    def _packs(self) -> list[dict[str, tuple[str, str]]]:
+        """The runs of each packed file. The folder, which may be large, is listed only if it has changed."""
+        try:
+            modified = self.root.stat().st_mtime_ns
+        except OSError:
+            return []
+        # The clock of a file system ticks slowly: what has just changed may change again at the same time.
+        settled = abs(time.time_ns() - modified) > 10**8
+        list_packs = _pack_paths if settled else _pack_paths.__wrapped__
+        return [_packed(path, path.stat().st_mtime_ns) for path in list_packs(self.root, modified)]
 
     def get(self, address: str) -> Record | None:
         """Return the run, or None if it is not here.
@@ -161,8 +190,11 @@ class Store:
 
     def _read(self, address: str) -> Record:
         path = self.path(address)
-        if not path.exists() and address in self._packs():
-            return self._packs()[address]
+        if not path.exists():
+            for runs in self._packs():
+                if address in runs:
+                    where, line = runs[address]
+                    return read_record(line, where)
         try:
             record = read_record(path.read_text(), str(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -171,6 +203,43 @@ class Store:
             raise StoreError(f"damaged run {path}: it holds run {record.address}. Rename or delete it.")
         return record
 
+    def lines(self, describe: Callable[[Record], str], *, name: str) -> list[str]:
+        """Return a line about each run: its address and what ``describe`` says of it; sorted.
+
+        A run is read when it is new or its file has changed. The other lines come from ``NAME.cache`` in the
+        folder, which holds nothing that could not be made again.
+
+        Args:
+            describe: Returns the text, one line.
+            name: What the lines are kept under; take a new one when ``describe`` changes.
+
+        Raises:
+            StoreError: If a file that has to be read is damaged.
+        """
+        cache = self.root / f"{name}.cache"
+        try:
+            known = json.loads(cache.read_text())
+        except (OSError, ValueError):
+            known = {}
+        kept = {}  # by file: size and time of the file, and its lines
+        for entry in list(os.scandir(self.root)) if self.root.is_dir() else ():
+            if entry.name.endswith((".json", ".jsonl.gz")):
+                facts = entry.stat()
+                version = f"{facts.st_size} {facts.st_mtime_ns}\n"
+                own = known.get(entry.name, "")
+                if not own.startswith(version):
+                    runs = self._records_in(entry.name)
+                    own = version + "\n".join(f"{run.address} {describe(run)}" for run in runs)
+                kept[entry.name] = own
+        if kept != known:
+            with suppress(StoreError):  # a store that cannot be written is read anew each time
+                self._write(cache, canonical(kept))
+        return sorted({line for own in kept.values() for line in own.split("\n")[1:]})
+
+    def _records_in(self, file: str) -> list[Record]:
+        packed = file.endswith(".gz")
+        return read_packed(self.root / file) if packed else [self._read(file.removesuffix(".json"))]
+
     def put(self, record: Record) -> Path:
         """Write a run; the file appears complete or not at all.
 
@@ -178,15 +247,18 @@ class Store:
             StoreError: If the folder cannot be written.
         """
         path = self.path(record.address)
+        self._write(path, record.to_json() + "\n")
+        return path
+
+    def _write(self, path: Path, text: str) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.root, suffix=".tmp", delete=False) as unfinished:
-                unfinished.write(record.to_json() + "\n")
+                unfinished.write(text)
             os.chmod(unfinished.name, 0o644)
             os.replace(unfinished.name, path)
         except OSError as error:
             raise self._cannot_write(error) from error
-        return path
 
     def check_writable(self) -> None:
         """Raise before work is spent on runs that could not be kept."""

@@ -66,6 +66,7 @@ def compute(
     *,
     dataset: Dataset | None = None,
     device: str = "auto",
+    graphs: bool = False,
     progress: Progress | None = None,
 ) -> Record:
     """Compute one run and store it. An interrupted run goes on from its checkpoint.
@@ -75,6 +76,7 @@ def compute(
         store: Where the record, and the checkpoint while the run lasts, are kept.
         dataset: The run's data if it is loaded already.
         device: See :func:`choose_device`.
+        graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         progress: Called with (steps done, steps in all).
     """
     chosen = choose_device(device, config)
@@ -86,7 +88,13 @@ def compute(
     )
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     result = execute(
-        config, dataset, device=chosen, checkpoint=checkpoint, progress=progress, encoder=encoder
+        config,
+        dataset,
+        device=chosen,
+        checkpoint=checkpoint,
+        progress=progress,
+        encoder=encoder,
+        graphs=graphs,
     )
     if encoder:
         result["encoder"] = {"address": encoder.address, "weights": encoder.digest}
@@ -94,7 +102,7 @@ def compute(
         config=config.to_dict(),
         data={"name": dataset.name, "description": dataset.description, "fingerprint": dataset.fingerprint},
         result=result,
-        provenance=provenance(chosen, started, time.perf_counter() - clock),
+        provenance=provenance(chosen, started, time.perf_counter() - clock, graphs),
     )
     store.put(record)
     checkpoint.remove()
@@ -106,6 +114,7 @@ def obtain(
     *,
     store: Store | None = None,
     device: str = "auto",
+    graphs: bool = False,
     jobs: int = 1,
     report: Callable[[int, int, Record], None] | None = None,
     progress: Progress | None = None,
@@ -117,6 +126,7 @@ def obtain(
         store: Where to look and to write. If not given, runs are written to :func:`default_store` and looked
             for there and among the committed results.
         device: See :func:`choose_device`.
+        graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
@@ -132,7 +142,8 @@ def obtain(
         addresses.append(make_address(config.to_dict(), fingerprints[key]))
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
-    for done, record in enumerate(_compute_all(list(missing.values()), places[0], device, jobs, progress), 1):
+    made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
+    for done, record in enumerate(made, 1):
         records[record.address] = record
         if report:
             report(done, len(missing), record)
@@ -144,7 +155,7 @@ def _look_up(address: str, places: Sequence[Store]) -> Record | None:
 
 
 def _compute_all(
-    configs: list[RunConfig], store: Store, device: str, jobs: int, progress: Progress | None
+    configs: list[RunConfig], store: Store, jobs: int, progress: Progress | None, **how: Any
 ) -> Iterator[Record]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
@@ -152,7 +163,7 @@ def _compute_all(
             wanted = data_settings(config)
             if wanted != loaded:
                 dataset, loaded = load_data(config, store), wanted
-            yield compute(config, store, dataset=dataset, device=device, progress=progress)
+            yield compute(config, store, dataset=dataset, progress=progress, **how)
         return
     # What many runs share is made once, before they start.
     for config in {data_settings(config): config for config in configs if config.features}.values():
@@ -161,7 +172,7 @@ def _compute_all(
         obtain_encoder(encoder, store)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(compute, config, store, device=device) for config in configs]
+        futures = [pool.submit(compute, config, store, **how) for config in configs]
         for future in as_completed(futures):
             yield future.result()
 

@@ -9,6 +9,7 @@ from unrolling.data import DATASETS
 from unrolling.experiments.recipes import RECIPES
 from unrolling.losses import Objective
 from unrolling.models import check_model, takes_tokens
+from unrolling.precision import PRODUCTS
 
 DTYPES = ("float32", "float64")
 #: What dropout does in the steps of M and M', by name.
@@ -63,6 +64,11 @@ class RunConfig:
     )
     seed: int = _setting(0, "seed of weights, batch order and subset (paper: one unseeded run)")
     dtype: str = _setting("float64", "precision of weights and data (paper: float32)")
+    products: str = _setting(
+        "ieee",
+        "float32 products on a GPU: ieee, or tf32, faster and rounded (paper: not stated)",
+        later=True,
+    )
     sigma_every: int = _setting(50, "steps between samples of sigma (paper: 'every couple of steps')")
     sigma_rtol: float = _setting(1e-2, "tolerance of each sample of sigma")
     sigma_max_hvps: int = _setting(32, "Hessian-vector products at most per sample")
@@ -109,6 +115,9 @@ class RunConfig:
         check_choice("data set", self.dataset, DATASETS)
         check_model(self.model)
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("kind of float32 products", self.products, PRODUCTS)
+        if self.products == "tf32" and self.dtype != "float32":
+            raise InputError(f"products 'tf32' are those of dtype float32, got dtype {self.dtype}.")
         check_choice("place of x* in pre-training", self.pretraining, PRETRAINING)
         check_choice("recipe", self.recipe, RECIPES)
         for name in ("train_size", "test_size", "width", "pretrain_epochs", "seed", "forget_batch"):

@@ -48,18 +48,19 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
-def provenance(device: torch.device, started: str, seconds: float) -> dict[str, Any]:
+def provenance(device: torch.device, started: str, seconds: float, graphs: bool = False) -> dict[str, Any]:
     """Return everything about a run that its numbers should not depend on.
 
     Args:
         device: Where it ran.
         started: When, in ISO 8601.
         seconds: How long it took.
+        graphs: Whether its steps were replayed from CUDA graphs.
     """
     return {
         "started": started,
         "seconds": round(seconds, 2),
-        "device": describe_device(device),
+        "device": describe_device(device) + (", CUDA graphs" if graphs else ""),
         "threads": torch.get_num_threads(),
         "platform": platform.system(),
         **versions(),

@@ -56,6 +56,7 @@ class RecipeStepper(Stepper):
         retrained: M', if there is one; any other model is M.
         dropout: "off"; "shared", M and M' draw the same masks at a step; or "independent". Of a batch that
             M' sees in part only, the masks differ either way.
+        plain: Takes the steps of a recipe that adds nothing; default is :class:`unrolling.training.Stepper`.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class RecipeStepper(Stepper):
         seed: int,
         retrained: nn.Module | None = None,
         dropout: str = "off",
+        plain: Stepper | None = None,
     ):
         self._recipe, self._seed = recipe, seed
         self._retrained, self._dropout = retrained, dropout
+        self._plain = plain or Stepper()
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
         self._velocities: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
 
@@ -86,7 +89,7 @@ class RecipeStepper(Stepper):
     def _take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
         recipe = self._recipe
         if recipe == Recipe():
-            return super().take(model, batch, loss_fn, learning_rate, step)
+            return self._plain.take(model, batch, loss_fn, learning_rate, step)
         if recipe.frozen_statistics:
             model.train(step == 0)
         if recipe.augment:

@@ -12,6 +12,7 @@ from torch import nn
 from unrolling._checks import InputError
 from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
+from unrolling.cuda_graph import GraphStepper
 from unrolling.curvature import one_thread
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig
@@ -23,9 +24,10 @@ from unrolling.experiments.unlearned import Unlearning
 from unrolling.losses import Objective
 from unrolling.models import build_model, takes_tokens
 from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
+from unrolling.precision import float32_products
 from unrolling.seeding import seeded
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
-from unrolling.training import Observer, copy_for_retraining, train
+from unrolling.training import Observer, Stepper, copy_for_retraining, train
 from unrolling.unlearning_error import targeted_unlearning_error, verification_error
 
 #: Called with (steps done, steps in all).
@@ -69,6 +71,7 @@ def execute(
     checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
     encoder: Encoder | None = None,
+    graphs: bool = False,
 ) -> dict[str, Any]:
     """Return the result of one run: a trace over t, every sample of sigma, and what was measured at the end.
 
@@ -81,11 +84,19 @@ def execute(
         checkpoint_seconds: Least time between two saves.
         progress: Called with (steps done, steps in all).
         encoder: What ``distilbert-small`` starts from, if the run says so.
+        graphs: Take the steps of plain SGD in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
+
+    Raises:
+        InputError: If the run asks for tf32 products on a device that has none.
     """
-    run = _Run(config, dataset, torch.device(device), checkpoint, checkpoint_seconds, progress, encoder)
-    state = checkpoint.load() if checkpoint else None
+    device = torch.device(device)
+    if config.products == "tf32" and device.type != "cuda":
+        raise InputError(f"products 'tf32' need a CUDA device, got {device}. Use products 'ieee'.")
     # PyTorch sums the gradients of layer norms thread by thread; those of image models have one order.
-    with one_thread() if takes_tokens(config.model) else nullcontext():
+    threads = one_thread() if takes_tokens(config.model) else nullcontext()
+    with float32_products(config.products), threads:
+        run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs)
+        state = checkpoint.load() if checkpoint else None
         if state is None or state["phase"] == "pretraining":
             run.pretrain(state)
             state = None
@@ -104,6 +115,7 @@ class _Run:
         checkpoint_seconds: float,
         progress: Progress | None,
         encoder: Encoder | None = None,
+        graphs: bool = False,
     ):
         self.config = config
         # Token numbers stay whole numbers.
@@ -119,6 +131,7 @@ class _Run:
         self.retrained: nn.Module | None = None
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
         self._progress = progress
+        self._plain = GraphStepper() if graphs else Stepper()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -345,6 +358,7 @@ class _Run:
             seed=self.config.seed,
             retrained=self.retrained,
             dropout=self.config.dropout,
+            plain=self._plain,
         )
 
     def _train(self, model: nn.Module, order: BatchOrder, **options: Any) -> None:

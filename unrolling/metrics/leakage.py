@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv, digamma
 from torch import Tensor
 
 from unrolling._checks import InputError, check_integer, check_real
@@ -81,6 +80,8 @@ def epsilon_lower_bound(
         >>> round(bound.value, 3)  # both rates known to 1 - 0.025 ** (1 / 100) = 3.6 %
         3.281
     """
+    from scipy.special import betaincinv
+
     positives = check_integer("num_positives", num_positives, minimum=1)
     negatives = check_integer("num_negatives", num_negatives, minimum=1)
     hits = check_integer("true_positives", true_positives, maximum=positives)
@@ -178,6 +179,8 @@ def _stack(name: str, models: Sequence[Params], like: Sequence[Params]) -> Tenso
 
 def _expected_if_equal(first: int, second: int) -> float:
     """Return the mean of one weight's term for samples of these sizes from one Gaussian."""
+    from scipy.special import digamma
+
     if second <= 3:
         return math.inf  # so heavy are the tails of 1 / variance
     inverse = (second - 1) / (second - 3)  # mean of true over estimated variance

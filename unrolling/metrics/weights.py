@@ -15,8 +15,6 @@ is the upper bound.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import erf, erfcx, ndtr
 
 from unrolling._checks import InputError, check_real
 
@@ -49,6 +47,8 @@ def total_variation_bound(verification_errors: float | Sequence[float], noise: f
         >>> round(total_variation_bound(1.0, noise=1.0), 4)
         0.3829
     """
+    from scipy.special import erf  # scipy doubles the time of our own imports
+
     return float(erf(_distances(verification_errors, noise) / np.sqrt(8)).mean())
 
 
@@ -69,6 +69,8 @@ def kl_divergence_bound(verification_errors: float | Sequence[float], noise: flo
 
 
 def _delta(distances: np.ndarray, epsilon: float) -> float:
+    from scipy.special import erfcx, ndtr
+
     apart = distances[distances > 0]
     with np.errstate(over="ignore"):  # a quotient or square that overflows stands for delta = 0, rightly
         first, second = apart / 2 - epsilon / apart, -apart / 2 - epsilon / apart
@@ -118,6 +120,8 @@ def epsilon_bound(verification_errors: float | Sequence[float], noise: float, de
         >>> round(epsilon_bound(1.0, noise=4.0, delta=1e-5), 2)
         0.93
     """
+    from scipy.optimize import brentq
+
     distances = _distances(verification_errors, noise)
     goal = check_real("delta", delta, above=0)
     if goal >= 1:
