@@ -126,11 +126,3 @@ def test_images_are_runs_of_the_page_on_the_sd_loss(profile):
 def test_six_epochs_are_recorded_from_the_first_on(profile):
     configs = load_profile(profile).experiment("text").configs("epochs")
     assert {(c.pretrain_epochs, c.epochs, c.record_every, c.gamma) for c in configs} == {(0, 6, 0, 0.0)}
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_images_that_text_is_compared_with_are_the_runs_of_another_page(profile):
-    experiments = load_profile(profile).experiments
-    images = experiments["text"].configs("images")
-    assert images
-    assert set(images) == set(experiments["training_with_sd_loss"].configs(("strength", "strength_vgg")))
