@@ -171,10 +171,9 @@ class Store:
 
     def _packs(self) -> list[dict[str, tuple[str, str]]]:
         """The runs of each packed file. The folder, which may be large, is listed only if it has changed."""
-        try:
-            modified = self.root.stat().st_mtime_ns
-        except OSError:
+        if not self.root.is_dir():
             return []
+        modified = self.root.stat().st_mtime_ns
         # The clock of a file system ticks slowly: what has just changed may change again at the same time.
         settled = abs(time.time_ns() - modified) > 10**8
         list_packs = _pack_paths if settled else _pack_paths.__wrapped__
