@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workflow import equations
 from workflow.acceptance import reasons_to_reject
-from workflow.build_book import BuildError, build
+from workflow.build_book import BuildError, _surroundings, build
 from workflow.parameters import ParameterError, check_parameters, choose_parameters, parse_assignments
 from workflow.staging import Layout, kernel_environment, page_of
 
@@ -69,6 +69,14 @@ def test_a_second_build_runs_nothing_and_a_changed_parameter_runs_only_its_noteb
     layout.executed("second").write_text(layout.executed("second").read_text().replace("steps 3", "steps 9"))
     build(tmp_path, "quick", {"first": {"num_steps": 6}})
     assert "steps 3 quick" in (html / "notebooks" / "second.html").read_text()
+
+
+def test_every_notebook_depends_on_the_results_of_the_benchmarks(tmp_path):
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    before = _surroundings(tmp_path)
+    (results / "growth.json").write_text("{}")
+    assert _surroundings(tmp_path) != before
 
 
 def is_running(pid):

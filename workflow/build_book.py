@@ -1,8 +1,9 @@
 """Run the notebooks with a profile's parameters and render the book.
 
 A notebook is run again only if something it depends on changed: its source, its parameters, the package,
-the stored results, the locked environment or the data root. The book is rendered again only if a page, an
-executed notebook or the configuration changed. If anything fails, the last good book stays as it is.
+the stored results, those of the benchmarks, the locked environment or the data root. The book is rendered
+again only if a page, an executed notebook or the configuration changed. If anything fails, the last good book
+stays as it is.
 """
 
 import argparse
@@ -65,8 +66,9 @@ def _file_hash(path: Path) -> str | None:
 
 def _surroundings(root: Path) -> dict[str, str]:
     """What every notebook depends on besides itself."""
+    names = ("unrolling", "results", "benchmarks/results", "requirements.lock")
     return {
-        "files": hash_files(root, [root / name for name in ("unrolling", "results", "requirements.lock")]),
+        "files": hash_files(root, [root / name for name in names]),
         "data": os.environ.get("UNROLLING_DATA", ""),
         "python": sys.version,
     }
