@@ -106,9 +106,14 @@ def power_iteration(
 
 
 def installed() -> dict[str, Callable[[nn.Module, Batch, int], Estimate]]:
-    """Return the peers that can run here."""
+    """Return the peers that can run here, imported, so that no timed call imports them."""
     known = {
         "PyHessian": ("pyhessian", pyhessian),
         "curvlinops + eigsh": ("curvlinops", curvlinops_eigsh),
     }
-    return {name: function for name, (module, function) in known.items() if find_spec(module)}
+    found = {name: entry for name, entry in known.items() if find_spec(entry[0])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # raised while they are imported
+        for module in ("scipy.sparse.linalg", *(module for module, _ in found.values())):
+            import_module(module)
+    return {name: function for name, (_, function) in found.items()}
