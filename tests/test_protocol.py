@@ -245,3 +245,13 @@ def test_sigma_can_be_sampled_on_fixed_examples():
     whole = run(sigma_batch=96, model="mlp", sigma_every=1, epochs=1)["sigma"]["eigenvalue"]
     batch = run(model="mlp", sigma_every=1, epochs=1)["sigma"]["eigenvalue"]
     assert torch.tensor(whole).std() < 0.5 * torch.tensor(batch).std()
+
+
+def test_sigma_can_be_sampled_in_a_bounded_basis():
+    settings = {"model": "mlp", "sigma_every": 1, "epochs": 1, "sigma_rtol": 1e-4, "sigma_max_hvps": 500}
+    whole, bounded = run(**settings), run(sigma_basis=3, **settings)
+    assert bounded["sigma"]["eigenvalue"] == pytest.approx(whole["sigma"]["eigenvalue"], rel=1e-6)
+    assert bounded["sigma_hvps"] > whole["sigma_hvps"]
+    assert bounded["trace"]["v"] == whole["trace"]["v"]
+    with pytest.raises(InputError, match="sigma_basis must be 0 or at least 3, got 2"):
+        dataclasses.replace(CONFIG, sigma_basis=2)

@@ -33,9 +33,12 @@ def batches(num, size=5):
 
 
 @pytest.mark.paper("Eq. 9")
-def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors():
+@pytest.mark.parametrize("max_basis", [None, 3])
+def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors(max_basis):
     model, eta = Quadratic(5), 0.01
-    tracker = UnlearningTracker(model, quadratic_loss, learning_rate=eta, every=2, rtol=1e-8)
+    tracker = UnlearningTracker(
+        model, quadratic_loss, learning_rate=eta, every=2, rtol=1e-8, max_hvps=500, max_basis=max_basis
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=eta)
     for batch in batches(7):
         tracker.step(batch)
@@ -48,6 +51,8 @@ def test_tracker_on_quadratics_gives_equation_9_from_its_exact_factors():
     found = tracker.result()
     assert found.sigma_steps == (0, 2, 4, 6)
     assert found.num_steps == 7
+    assert found.converged
+    assert (found.hvps > 4 * 5) == (max_basis is not None)  # the whole space has 5 directions
     assert [abs(value) for value in found.eigenvalues] == pytest.approx(sampled, rel=1e-6)
     assert any(value < 0 for value in found.eigenvalues)  # a square root would have been NaN here
     assert found.unlearning_error == pytest.approx(eta**2 * change / 7 * sigma * (49 - 7) / 2, rel=1e-6)

@@ -63,6 +63,8 @@ class UnlearningTracker(Observer):
             batches is heavy-tailed: with few samples sigma_avg is noisy.
         rtol: Tolerance of each sample, see :func:`unrolling.top_singular_value`.
         max_hvps: Hessian-vector products at most per sample.
+        max_basis: Vectors as long as the weights that a sample keeps at most, 3 or more; by default one for
+            each product.
         hessian_batch: Take the Hessian on this batch instead of the current one.
         training: Take the Hessian in training mode; default is evaluation mode, as the released code does.
         seed: Seed of Lanczos' random first directions.
@@ -77,6 +79,7 @@ class UnlearningTracker(Observer):
         every: int = 1,
         rtol: float = 1e-2,
         max_hvps: int = 32,
+        max_basis: int | None = None,
         hessian_batch: Any = None,
         training: bool = False,
         seed: int = 0,
@@ -86,7 +89,7 @@ class UnlearningTracker(Observer):
         if not trainable(model):
             raise InputError("the model has no trainable parameters; nothing to track.")
         self._model, self._loss_fn = model, loss_fn
-        self._rtol, self._max_hvps = rtol, max_hvps
+        self._rtol, self._max_hvps, self._max_basis = rtol, max_hvps, max_basis
         self._hessian_batch, self._training, self._seed = hessian_batch, training, seed
         self._initial = snapshot(model)
         self._num_steps = 0
@@ -106,6 +109,7 @@ class UnlearningTracker(Observer):
                 trainable(self._model),
                 rtol=self._rtol,
                 max_hvps=self._max_hvps,
+                max_basis=self._max_basis,
                 generator=make_generator(self._seed, "lanczos start", self._num_steps),
             )
             self._samples.append((self._num_steps, found.eigenvalue, found.hvps, found.converged))

@@ -89,6 +89,9 @@ class RunConfig:
     sigma_batch: int = _setting(
         0, "sample sigma on so many fixed training examples; 0 for each step's batch", later=True
     )
+    sigma_basis: int = _setting(
+        0, "vectors as long as the weights kept per sample of sigma, 3 or more; 0 for all", later=True
+    )
     shadow_size: int = _setting(
         0,
         "examples of a shadow model, disjoint from train_size, for privacy risk scores; 0 for none",
@@ -122,8 +125,10 @@ class RunConfig:
         check_choice("recipe", self.recipe, RECIPES)
         for name in ("train_size", "test_size", "width", "pretrain_epochs", "seed", "forget_batch"):
             check_integer(name, getattr(self, name))
-        for name in ("record_every", "forget_size", "sigma_batch", "shadow_size"):
+        for name in ("record_every", "forget_size", "sigma_batch", "sigma_basis", "shadow_size"):
             check_integer(name, getattr(self, name))
+        if self.sigma_basis in (1, 2):
+            raise InputError(f"sigma_basis must be 0 or at least 3, got {self.sigma_basis}.")
         self._check_text_settings()
         for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "forget_count"):
             check_integer(name, getattr(self, name), minimum=1)

@@ -224,6 +224,7 @@ class _Run:
             every=config.sigma_every,
             rtol=config.sigma_rtol,
             max_hvps=config.sigma_max_hvps,
+            max_basis=config.sigma_basis or None,
             hessian_batch=(self.inputs[fixed], self.labels[fixed]) if config.sigma_batch else None,
             seed=config.seed,
         )
