@@ -165,3 +165,17 @@ def test_the_weights_share_of_the_drop():
     assert check(split(lambda c: 0.9 if c.model == "vgg19" else 0.1)).verdict == "partly"
     # Where e does not fall there is no drop to have a share in.
     assert check(records(rising, weight_change=rising, **runs)).verdict == "contradicted"
+
+
+def test_gradients_of_e_below_a_tenth_of_those_of_retraining():
+    def costs(pretrain_steps, hvps):
+        runs = records()
+        for run in runs:
+            run.result.update(steps=400, pretrain_steps=pretrain_steps, sigma_hvps=hvps)
+        return checks.error_is_cheaper_than_retraining(runs)
+
+    # Two samples of 1 + 2 * 10 gradients where the run had two with 20 products together.
+    assert costs(600, 20).value == pytest.approx(42 / 1000)
+    assert costs(600, 20).verdict == "reproduced"
+    assert costs(0, 20).verdict == "contradicted"
+    assert costs(600, 80).verdict == "contradicted"
