@@ -152,7 +152,7 @@ def build_model(
         root: The data root, where pretrained models are looked for first; by default ``UNROLLING_DATA``.
 
     Returns:
-        A module from inputs of shape (batch, *input_shape) to logits (batch, num_classes).
+        A module from inputs of shape ``(batch, *input_shape)`` to logits (batch, num_classes).
 
     Raises:
         InputError: If the name is unknown, a number is out of range, or the image is too small to be pooled.
