@@ -4,7 +4,7 @@ The names below are the public API, grouped by the paper's sections.
 """
 
 # Data, models and plain SGD (sections 2, 7 and 9)
-from unrolling.data import Dataset, load_dataset
+from unrolling.data import Dataset, TextDataset, load_dataset
 from unrolling.models import build_model
 from unrolling.seeding import make_generator, seeded
 from unrolling.batches import BatchOrder, make_batch_order
@@ -157,6 +157,7 @@ __all__ = [
     "Sisa",
     "SisaRecipe",
     "SpectralNorm",
+    "TextDataset",
     "ThresholdAttack",
     "Unlearned",
     "UnlearningEstimate",

@@ -99,8 +99,8 @@ DATASETS: dict[str, Source] = {
 """What :func:`load_dataset` can load."""
 
 
-def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset:
-    """Return a data set with standardised inputs. Nothing is downloaded and nothing stands in for it.
+def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset | TextDataset:
+    """Return a data set: standardised images, or texts. Nothing is downloaded, nothing stands in for it.
 
     Args:
         name: A key of :data:`DATASETS`.
