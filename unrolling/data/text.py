@@ -27,7 +27,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # numbers 0 to 3
 
 @dataclass(frozen=True, eq=False)
 class TextDataset:
-    """Labelled texts with a test set; :func:`encode` makes them a :class:`Dataset`.
+    """Labelled texts with a test set; ``unrolling.data.text.encode`` makes them a :class:`Dataset`.
 
     Attributes:
         name: The name it was loaded by.
