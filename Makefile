@@ -68,6 +68,7 @@ bench: setup  ## measure against the peers, into benchmarks/results
 	  -r benchmarks/requirements.txt
 	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.curvature
 	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.training
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.ingredients
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.growth
 
 lock: setup  ## the newest versions that requirements.in allows, with hashes

@@ -102,13 +102,21 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, results: dict[str, Any], load_before: tuple[float, ...]) -> Path:
-    """Write ``results/<name>.json`` with the machine and its load average before and after."""
+def write(
+    name: str, results: dict[str, Any], load_before: tuple[float, ...], *, finished: bool = True
+) -> Path:
+    """Write ``results/<name>.json`` with the machine and its load average before and after.
+
+    What is not finished is written beside it, so that nothing half done is taken for a result.
+    """
     load = {"before": load_before, "after": os.getloadavg()}
-    path = RESULTS / f"{name}.json"
+    unfinished, path = RESULTS / f"{name}.unfinished.json", RESULTS / f"{name}.json"
+    path = path if finished else unfinished
     path.parent.mkdir(exist_ok=True)
     content = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "load_average": load, **results}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if finished:
+        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -37,7 +37,12 @@ def ours(
     return Estimate(found.value, found.hvps, found.estimates)
 
 
-OURS = {"unrolling": ours}
+def from_the_gradient(model: nn.Module, batch: Batch, seed: int, products: int | None = None) -> Estimate:
+    """This package, started from the gradient and a random direction in equal parts."""
+    return ours(model, batch, seed, products, start="gradient")
+
+
+OURS = {"unrolling": ours, "unrolling, from the gradient": from_the_gradient}
 
 
 def converged(model: nn.Module, batch: Batch) -> float:
@@ -172,11 +177,12 @@ def main() -> None:
             key = f"{name}, {'trained' if trained else 'fresh'}"
             results["cold"][key] = case | {"summary": summary(case["starts"])}
             _print(f"{key}: |lambda|_max = {case['value']:.4g}", results["cold"][key])
-            common.write(args.out, results, load)
+            common.write(args.out, results, load, finished=False)
         run = tracking(name, steps=args.steps, every=20, width=args.width)
         results["tracking"][name] = run | {"summary": summary(run["starts"])}
         _print(f"{name}, sampled every 20 of {args.steps} steps", results["tracking"][name])
-        common.write(args.out, results, load)
+        common.write(args.out, results, load, finished=False)
+    print(common.write(args.out, results, load))
 
 
 def _print(title: str, case: dict[str, Any]) -> None:

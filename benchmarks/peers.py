@@ -14,10 +14,15 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.workloads import loss_fn
 
 Batch = tuple[Tensor, Tensor]
+
+
+#: PyTorch's fused attention has no second derivative; the package takes the plain kernel by itself.
+with_plain_attention = sdpa_kernel(SDPBackend.MATH)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Estimate:
     trace: tuple[float, ...]
 
 
+@with_plain_attention
 def pyhessian(model: nn.Module, batch: Batch, seed: int, products: int | None = None) -> Estimate:
     """PyHessian's top eigenvalue, at its defaults or after exactly so many products."""
     module = import_module("pyhessian.hessian")
@@ -56,6 +62,7 @@ def pyhessian(model: nn.Module, batch: Batch, seed: int, products: int | None = 
     return Estimate(abs(value), len(trace), tuple(trace))
 
 
+@with_plain_attention
 def curvlinops_eigsh(model: nn.Module, batch: Batch, seed: int) -> Estimate:
     """curvlinops' Hessian in scipy's ARPACK, to a tolerance of 1 %."""
     with warnings.catch_warnings():
@@ -84,6 +91,7 @@ def curvlinops_eigsh(model: nn.Module, batch: Batch, seed: int) -> Estimate:
     return Estimate(value, count, (0.0,) * (count - 1) + (value,))
 
 
+@with_plain_attention
 def power_iteration(
     model: nn.Module, batch: Batch, seed: int, *, tolerance: float = 1e-3, max_products: int = 100
 ) -> Estimate:

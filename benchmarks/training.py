@@ -146,12 +146,13 @@ def main() -> None:
     for name in args.workloads:
         found = results["steps"][name] = steps_side_by_side(name, args.repeats)
         _print(f"{name}, {found['steps']} steps", found)
-        common.write(args.out, results, load)
+        common.write(args.out, results, load, finished=False)
     if args.tracked_repeats:
         found = tracked_runs(args.tracked, args.steps, args.tracked_repeats, args.width)
         results["tracked"] = found | {"workload": args.tracked}
         _print(f"{args.tracked}, {args.steps} steps, tracked", found)
-        common.write(args.out, results, load)
+        common.write(args.out, results, load, finished=False)
+    print(common.write(args.out, results, load))
 
 
 def _print(title: str, found: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import common, curvature, peers, plain, training
+from benchmarks import common, curvature, ingredients, peers, plain, training
 from benchmarks.peers import Estimate
 from benchmarks.workloads import Workload, loss_fn
 from unrolling import UnlearningTracker, batch_loss, seeded, snapshot, train
@@ -79,6 +79,30 @@ def test_bare_loop_and_ours_take_the_same_steps(tiny):
 
 def _copy(workload):
     return copy.deepcopy(workload.model), workload.inputs, workload.labels
+
+
+def test_each_ingredient_does_the_same_work_as_what_it_replaces(tiny):
+    kept, rebuilt, forward = (task() for task in ingredients.of_the_products(tiny).values())
+    torch.testing.assert_close(kept, rebuilt)
+    torch.testing.assert_close(kept, forward, rtol=1e-4, atol=1e-6)
+    distances = ingredients.of_the_distance(tiny)
+    with torch.no_grad():
+        tiny.model[0].bias += 1
+    by_tensors, by_lists = (task() for task in distances.values())
+    assert by_tensors == pytest.approx(by_lists)
+    assert by_tensors == pytest.approx(5**0.5)
+    batches = [task() for task in ingredients.of_the_data(tiny).values()]
+    for own, other in zip(*batches, strict=True):
+        assert own[0].equal(other[0])
+        assert own[1].equal(other[1])
+
+
+def test_what_is_not_finished_is_not_written_as_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    common.write("some", {}, (0, 0, 0), finished=False)
+    assert not (tmp_path / "some.json").exists()
+    common.write("some", {}, (0, 0, 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
 
 
 def test_ratios_are_taken_repeat_by_repeat():

@@ -15,6 +15,7 @@ from toy_transformers import KINDS, TOKENS, toy_network
 
 from unrolling import Objective, batch_loss, hvp, make_generator, seeded, top_singular_value
 from unrolling._checks import InputError
+from unrolling.curvature import _turn
 from unrolling.models.text import TextClassifier
 from unrolling.parameters import from_vector, to_vector, trainable
 
@@ -301,6 +302,10 @@ def test_bad_input_is_named():
     square = quadratic(torch.eye(2))
     with pytest.raises(InputError, match="generator"):
         top_singular_value(square, params)
+    with pytest.raises(InputError, match="generator"):
+        top_singular_value(square, params, start="gradient")
+    with pytest.raises(InputError, match="'gradient' or None, got 'warm'"):
+        top_singular_value(square, params, start="warm", generator=make_generator(0))
     with pytest.raises(InputError, match="scalar"):
         hvp(lambda p: p["w"], params, params)
     with pytest.raises(InputError, match=r"Use dict\(model.named_parameters"):
@@ -370,3 +375,28 @@ def test_estimates_never_fall_and_end_at_the_value():
     assert len(found.estimates) == found.hvps > 5
     assert list(found.estimates) == sorted(found.estimates)
     assert found.estimates[-1] == found.value
+
+
+def test_a_start_from_the_gradient_saves_products_where_the_gradient_is_in_the_top_space():
+    matrix = spectrum_matrix([5.0, -4.9, *torch.linspace(-1, 1, 198).tolist()])
+    top = torch.linalg.eigh(matrix).eigenvectors[:, [0, -1]].sum(dim=1)
+    found = {
+        (start, at): top_singular_value(
+            quadratic(matrix), {"w": weights}, start=start, generator=make_generator(0)
+        )
+        for start in (None, "gradient")
+        for at, weights in (("top", top), ("stationary", torch.zeros_like(top)))
+    }
+    for norm in found.values():
+        assert norm.value == pytest.approx(5, rel=1e-3)
+    assert found["gradient", "top"].hvps <= found[None, "top"].hvps - 2
+    assert found["gradient", "stationary"].estimates == found[None, "stationary"].estimates
+
+
+@pytest.mark.parametrize("size", [50, 10_000])  # in one piece and in several
+def test_a_basis_is_turned_as_by_one_product_of_matrices(size):
+    generator = make_generator(0)
+    basis = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(4)]
+    columns = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    expected = (torch.stack(basis).T @ columns).T
+    torch.testing.assert_close(torch.stack(_turn(basis, columns)), expected)
