@@ -13,13 +13,29 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.parameters import Params, check_params, check_same_parameters, from_vector, to_vector
 
 Loss = Callable[[Params], Tensor]
+
+
+class _StandIn(torch.autograd.Function):
+    """A scalar whose derivative with respect to a vector is whatever direction one puts into a list.
+
+    Handing the direction to ``torch.autograd.grad`` instead makes PyTorch import sympy, which takes most of a
+    second.
+    """
+
+    @staticmethod
+    def forward(ctx, vector, direction):
+        ctx.direction = direction
+        return vector.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, _):
+        return ctx.direction[0], None
 
 
 def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -45,13 +61,16 @@ def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tenso
             raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")
         grads = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
     flat = torch.cat([g.reshape(-1) for g in grads])
-    # An edge holds the graph alone: whoever wants only products need not keep the gradient in memory.
-    edge = get_gradient_edge(flat) if flat.requires_grad else None
+    # The stand-in holds the graph alone: whoever wants only products need not keep the gradient in memory.
+    direction: list[Tensor] = []
+    stand_in = _StandIn.apply(flat, direction) if flat.requires_grad else None
 
     def product(vector: Tensor) -> Tensor:
-        if edge is None:  # the loss is linear in every parameter
+        if stand_in is None:  # the loss is linear in every parameter
             return torch.zeros_like(vector)
-        parts = torch.autograd.grad(edge, inputs, vector, retain_graph=True, materialize_grads=True)
+        direction[:] = [vector]
+        parts = torch.autograd.grad(stand_in, inputs, retain_graph=True, materialize_grads=True)
+        direction.clear()
         return torch.cat([part.reshape(-1) for part in parts])
 
     return flat.detach(), product
