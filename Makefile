@@ -67,6 +67,7 @@ bench: setup  ## measure against the peers, into benchmarks/results
 	-@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --target .venv/peers \
 	  -r benchmarks/requirements.txt
 	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.curvature
+	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.stopping
 	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.training
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.ingredients
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.growth

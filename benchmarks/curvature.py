@@ -22,16 +22,14 @@ ACCURACY = 0.01
 REFERENCE_SEEDS = (101, 102)
 
 
-def ours(
-    model: nn.Module, batch: Batch, seed: int, products: int | None = None, start: Any = None
-) -> Estimate:
-    """This package: at its defaults, or cut off after so many products."""
+def ours(model: nn.Module, batch: Batch, seed: int, products: int | None = None, **options: Any) -> Estimate:
+    """This package: at its defaults but for ``options``, or cut off after so many products."""
     model.eval()
     found = top_singular_value(
         batch_loss(model, loss_fn, batch),
         snapshot(model),
-        start=start,
         generator=make_generator(seed, "benchmark"),
+        **options,
         **({} if products is None else {"max_hvps": products}),
     )
     return Estimate(found.value, found.hvps, found.estimates)
