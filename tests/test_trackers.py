@@ -165,3 +165,16 @@ def test_bad_input_is_named():
     model.weight.requires_grad_(False)
     with pytest.raises(InputError, match="no trainable parameters"):
         UnlearningTracker(model, quadratic_loss, learning_rate=0.1)
+
+
+def test_a_start_from_the_gradient_is_passed_on():
+    matrix = torch.diag(torch.tensor([5.0, -4.5, *torch.linspace(-1, 1, 98).tolist()], dtype=torch.float64))
+    model = Quadratic(100)
+    centre = torch.eye(100, dtype=torch.float64)[:2].sum(dim=0)  # the gradient is in the top space
+    found = {}
+    for start in (None, "gradient"):
+        tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, start=start)
+        tracker.step((matrix, centre))
+        found[start] = tracker.result()
+    assert found["gradient"].sigma_avg == pytest.approx(5, rel=1e-3)
+    assert found["gradient"].hvps < found[None].hvps

@@ -2,7 +2,7 @@ r"""Recorders: what a run measures while it trains, and the tracker for a traini
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class UnlearningTracker(Observer):
         max_hvps: Hessian-vector products at most per sample.
         max_basis: Vectors as long as the weights that a sample keeps at most, 3 or more; by default one for
             each product.
+        start: Where a sample starts, see :func:`unrolling.top_singular_value`: at random, or "gradient".
         hessian_batch: Take the Hessian on this batch instead of the current one.
         training: Take the Hessian in training mode; default is evaluation mode, as the released code does.
         seed: Seed of Lanczos' random first directions.
@@ -80,6 +81,7 @@ class UnlearningTracker(Observer):
         rtol: float = 1e-2,
         max_hvps: int = 32,
         max_basis: int | None = None,
+        start: Literal["gradient"] | None = None,
         hessian_batch: Any = None,
         training: bool = False,
         seed: int = 0,
@@ -89,7 +91,12 @@ class UnlearningTracker(Observer):
         if not trainable(model):
             raise InputError("the model has no trainable parameters; nothing to track.")
         self._model, self._loss_fn = model, loss_fn
-        self._rtol, self._max_hvps, self._max_basis = rtol, max_hvps, max_basis
+        self._norm_options: dict[str, Any] = {
+            "rtol": rtol,
+            "max_hvps": max_hvps,
+            "max_basis": max_basis,
+            "start": start,
+        }
         self._hessian_batch, self._training, self._seed = hessian_batch, training, seed
         self._initial = snapshot(model)
         self._num_steps = 0
@@ -107,9 +114,7 @@ class UnlearningTracker(Observer):
             found = top_singular_value(
                 loss,
                 trainable(self._model),
-                rtol=self._rtol,
-                max_hvps=self._max_hvps,
-                max_basis=self._max_basis,
+                **self._norm_options,
                 generator=make_generator(self._seed, "lanczos start", self._num_steps),
             )
             self._samples.append((self._num_steps, found.eigenvalue, found.hvps, found.converged))
