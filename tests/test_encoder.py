@@ -203,6 +203,16 @@ def test_training_is_adamw_with_a_linear_rise_and_fall():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_the_encoder_has_dropout_while_it_is_trained():
+    config = encoder_of(TINY)
+    data = load_data(TINY)
+    without, usual = (
+        encoder_module.train_encoder(dataclasses.replace(config, dropout=rate), data)[0]
+        for rate in (0.0, config.dropout)
+    )
+    assert any(not torch.equal(without[name], usual[name]) for name in usual)
+
+
 def test_a_run_starts_from_the_encoder_and_a_head_of_its_own(trained):
     _, encoder = trained
     data = load_data(TINY)

@@ -170,15 +170,17 @@ def no_encoder(monkeypatch):
 
 
 def test_features_of_the_runs_own_encoder_are_standardised_and_kept(store, monkeypatch):
-    data = load_data(HEAD, store)
-    tokens = load_data(dataclasses.replace(WHOLE, width=0))
+    head, whole = (dataclasses.replace(config, width=0, max_tokens=200) for config in (HEAD, WHOLE))
+    data = load_data(head, store)
+    tokens = load_data(whole)
+    assert len(tokens.train_lengths.unique()) > 1  # they are read in order of length and put back
     model = initial_model(
-        dataclasses.replace(WHOLE, width=0, dtype="float32"), tokens, obtain_encoder(encoder_of(HEAD), store)
+        dataclasses.replace(whole, dtype="float32"), tokens, obtain_encoder(encoder_of(head), store)
     )
     assert_features(data, model.encoder, tokens)
     assert data.train_inputs.shape == (48, 64)
     no_encoder(monkeypatch)
-    again = load_data(HEAD, store)
+    again = load_data(head, store)
     assert torch.equal(again.train_inputs, data.train_inputs)
     assert torch.equal(again.test_inputs, data.test_inputs)
 
