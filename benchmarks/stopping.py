@@ -58,12 +58,20 @@ def stops(model: nn.Module, batch: Batch, starts: int) -> dict[str, list[dict[st
     return found
 
 
-def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Return how many samples are more than 1 % off, by how much at worst, and at what price."""
+def summary(samples: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return how many samples are more than 1 % off, by how much at worst, and at what price.
+
+    Args:
+        samples: Of one method.
+        theirs: Of PyHessian, on the same Hessians; empty if it is not installed.
+    """
     errors = [abs(sample["error"]) for sample in samples]
+    wrong = [error > ACCURACY for error in errors]
+    both = [mine and abs(other["error"]) > ACCURACY for mine, other in zip(wrong, theirs, strict=False)]
     return {
         "samples": len(samples),
-        "wrong": sum(error > ACCURACY for error in errors),
+        "wrong": sum(wrong),
+        "wrong where PyHessian is": sum(both) if theirs else None,
         "worst": max(errors),
         "products": sum(sample["products"] for sample in samples) / len(samples),
     }
@@ -84,7 +92,9 @@ def main() -> None:
             for method, found in stops(model, batch, args.starts).items():
                 samples[method] += found
         key = f"{name}, learning rate {learning_rate:g}"
-        results[key] = {method: summary(found) for method, found in samples.items()}
+        results[key] = {
+            method: summary(found, samples.get("PyHessian", [])) for method, found in samples.items()
+        }
         common.table(
             key,
             ["method", *next(iter(results[key].values()))],

@@ -77,9 +77,12 @@ def steps_side_by_side(name: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def tracked_runs(name: str, steps: int, repeats: int, width: int) -> dict[str, Any]:
-    """The same run without e, with e sampled rarely and often, and as the plain transcription has it."""
-    workload = build(name, width=width)
+def tracked_runs(name: str, steps: int, repeats: int, width: int, *, trained: bool = False) -> dict[str, Any]:
+    """The same run without e, with e sampled rarely and often, and as the plain transcription has it.
+
+    From a trained network, as w_0 is in the paper, only without e and with one sample: the rest takes long.
+    """
+    workload = build(name, width=width, trained=trained)
     products: dict[str, int] = {}
     errors: dict[str, float] = {}
 
@@ -114,6 +117,8 @@ def tracked_runs(name: str, steps: int, repeats: int, width: int) -> dict[str, A
         "sigma every 20": tracked("sigma every 20", 20),
         "plain transcription": transcribed,
     }
+    if trained:
+        tasks = {label: tasks[label] for label in ("training alone", "e once")}
     times = common.interleaved(tasks, repeats)
     return {
         "steps": steps,
@@ -148,10 +153,11 @@ def main() -> None:
         _print(f"{name}, {found['steps']} steps", found)
         common.write(args.out, results, load, finished=False)
     if args.tracked_repeats:
-        found = tracked_runs(args.tracked, args.steps, args.tracked_repeats, args.width)
-        results["tracked"] = found | {"workload": args.tracked}
-        _print(f"{args.tracked}, {args.steps} steps, tracked", found)
-        common.write(args.out, results, load, finished=False)
+        for trained, key in ((False, "tracked"), (True, "tracked_from_trained")):
+            found = tracked_runs(args.tracked, args.steps, args.tracked_repeats, args.width, trained=trained)
+            results[key] = found | {"workload": args.tracked}
+            _print(f"{args.tracked}, {args.steps} steps, {key.replace('_', ' ')}", found)
+            common.write(args.out, results, load, finished=False)
     print(common.write(args.out, results, load))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import common, curvature, ingredients, peers, plain, training
+from benchmarks import common, curvature, ingredients, peers, plain, stopping, training
 from benchmarks.peers import Estimate
 from benchmarks.workloads import Workload, loss_fn
 from unrolling import UnlearningTracker, batch_loss, seeded, snapshot, train
@@ -103,6 +103,22 @@ def test_what_is_not_finished_is_not_written_as_a_result(tmp_path, monkeypatch):
     assert not (tmp_path / "some.json").exists()
     common.write("some", {}, (0, 0, 0))
     assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
+
+
+def test_wrong_stops_are_counted_beside_those_of_the_peer():
+    own, theirs = (
+        [{"error": error, "products": 4} for error in errors]
+        for errors in ((0.0, -0.02, -0.3, 0.005), (0.02, 0.02, 0.0, 0.0))
+    )
+    found = stopping.summary(own, theirs)
+    assert found == {
+        "samples": 4,
+        "wrong": 2,
+        "wrong where PyHessian is": 1,
+        "worst": 0.3,
+        "products": 4,
+    }
+    assert stopping.summary(own, [])["wrong where PyHessian is"] is None
 
 
 def test_ratios_are_taken_repeat_by_repeat():
