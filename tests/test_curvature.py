@@ -1,7 +1,5 @@
 """Curvature against dense references: autograd's Hessian, scipy's eigsh, curvlinops."""
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toy_transformers import KINDS, TOKENS, toy_network
 
+from benchmarks.growth import peak_memory
 from unrolling import Objective, batch_loss, hvp, make_generator, seeded, top_singular_value
 from unrolling._checks import InputError
-from unrolling.curvature import _turn
+from unrolling.curvature import _BoundedBasis
 from unrolling.models.text import TextClassifier
 from unrolling.parameters import from_vector, to_vector, trainable
 
@@ -206,31 +205,29 @@ def test_a_basis_that_never_fills_changes_nothing_but_rounding():
     assert whole.value == pytest.approx(bounded.value, rel=1e-12)
 
 
-def most_vectors_alive(size, max_basis):
-    """Return how many vectors as long as the weights, themselves included, there are during a product."""
-    counts = []
-
-    def count(grad):
-        alive = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (size,)]
-        counts.append(len({x.data_ptr() for x in alive}))
-
+def most_copies_at_once(size, max_basis):
+    """Return the most bytes that an estimate holds at once, in copies of the weights."""
     eigenvalues = torch.linspace(-1, 0.9, size, dtype=torch.float64)
-
-    def loss(params):
-        image = params["w"] * eigenvalues
-        image.register_hook(count)
-        return params["w"] @ image / 2
-
     params = {"w": torch.zeros(size).double()}
-    found = top_singular_value(loss, params, rtol=1e-5, max_basis=max_basis, generator=make_generator(0))
-    assert found.hvps > 30
-    return max(counts)
+
+    def estimate():
+        found = top_singular_value(
+            lambda p: p["w"] @ (p["w"] * eigenvalues) / 2,
+            params,
+            rtol=1e-5,
+            max_hvps=32,
+            max_basis=max_basis,
+            generator=make_generator(0),
+        )
+        assert found.hvps == 32
+
+    return peak_memory(estimate) / (8 * size)
 
 
 def test_a_small_basis_bounds_the_vectors_that_are_kept():
-    few, more, all_of_them = (most_vectors_alive(997, max_basis) for max_basis in (4, 9, None))
-    assert more - few == 5
-    assert all_of_them > more + 20
+    few, more, all_of_them = (most_copies_at_once(100_000, max_basis) for max_basis in (4, 9, None))
+    assert more - few == pytest.approx(5, abs=0.5)
+    assert 32 < all_of_them < 32 + 16 + 8  # while 16 rows become 32, both are there
 
 
 def test_the_returned_vector_is_an_eigenvector_and_restarts_at_once():
@@ -396,7 +393,10 @@ def test_a_start_from_the_gradient_saves_products_where_the_gradient_is_in_the_t
 @pytest.mark.parametrize("size", [50, 10_000])  # in one piece and in several
 def test_a_basis_is_turned_as_by_one_product_of_matrices(size):
     generator = make_generator(0)
-    basis = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(4)]
+    vectors = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(4)]
     columns = torch.randn(4, 2, generator=generator, dtype=torch.float64)
-    expected = (torch.stack(basis).T @ columns).T
-    torch.testing.assert_close(torch.stack(_turn(basis, columns)), expected)
+    expected = (torch.stack(vectors).T @ columns).T
+    basis = _BoundedBasis(vectors[0].clone())
+    basis.extend(vector.clone() for vector in vectors[1:])
+    basis.turn(columns)
+    torch.testing.assert_close(torch.stack(basis), expected)

@@ -154,7 +154,7 @@ def top_singular_value(
         rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
         max_hvps: Products allowed; each costs about two gradients.
         max_basis: Vectors as long as w that are kept at most, 3 or more; a product needs two more for a
-            while. By default one for each product, and as many again while they are made orthogonal.
+            while. By default one for each product, in a matrix that starts with room for 8 and doubles.
         start: First direction; random by default. "gradient" takes the gradient and a random direction in
             equal parts: the gradient of a network is mostly in the span of the top eigenvectors (Gur-Ari,
             Roberts and Dyer, arXiv:1812.04754), which saves products. From a start that is nearly an
@@ -180,17 +180,18 @@ def top_singular_value(
     if not length > 0:
         raise InputError("`start` must not be zero.")
 
-    basis = [direction / length]
-    del direction  # as long as the weights, and not needed again
+    first_vector = direction / length
+    basis = _WholeBasis(first_vector) if max_basis is None else _BoundedBasis(first_vector)
+    del direction, first_vector  # as long as the weights, and not needed again
     projected = torch.zeros(1, 1, dtype=torch.float64)  # the Hessian on the span of the basis
     hvps = 0
     estimates: list[float] = []
     while True:
-        image = product(basis[-1])
+        image = product(basis.newest)
         hvps += 1
         with one_thread():
-            projected[-1, -1] = float(image @ basis[-1])
-            image = _orthogonal_part(image, basis, stacked=max_basis is None)
+            projected[-1, -1] = float(image @ basis.newest)
+            image = basis.orthogonal_part(image)
             beta = float(image.norm())
         if not (projected[-1, -1].isfinite() and math.isfinite(beta)):
             raise InputError(
@@ -214,14 +215,14 @@ def top_singular_value(
         coupling[-1] = beta
         if len(basis) == max_basis:
             ends = vectors[:, [0, -1]]
-            basis = _turn(basis, ends)
+            basis.turn(ends)
             projected, coupling = torch.diag(ritz[[0, -1]]), ends.T @ coupling
         basis.append(image.div_(beta))
         del image
         projected = torch.nn.functional.pad(projected, (0, 1, 0, 1))
         projected[-1, :-1] = projected[:-1, -1] = coupling
 
-    (vector,) = _turn(basis, vectors[:, [top]])
+    vector = basis.combination(vectors[:, top])
     return SpectralNorm(
         value=value,
         eigenvalue=float(ritz[top]),
@@ -253,31 +254,68 @@ def _first_direction(
     return gradient / gradient.norm() + random / random.norm()
 
 
-def _orthogonal_part(image: Tensor, basis: list[Tensor], *, stacked: bool) -> Tensor:
-    """Return ``image`` without its part in the span of the basis; it may be overwritten.
+class _WholeBasis:
+    """Orthonormal vectors, all of them: rows of one matrix, which doubles when it is full."""
 
-    ``stacked`` takes the whole basis at once, at the price of a copy. Its sums have other last bits, those of
-    all stored runs.
-    """
-    for _ in range(2):  # twice is enough (Kahan and Parlett)
-        if stacked:
-            known = torch.stack(basis)
+    def __init__(self, first: Tensor):
+        self._rows = first.new_empty(8, len(first))
+        self._count = 0
+        self.append(first)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, vector: Tensor) -> None:
+        if self._count == len(self._rows):
+            more = self._rows.new_empty(2 * self._count, len(vector))
+            more[: self._count] = self._rows
+            self._rows = more
+        self._rows[self._count] = self.newest = vector  # in one piece, where every start is aligned alike
+        self._count += 1
+
+    def orthogonal_part(self, image: Tensor) -> Tensor:
+        """Return ``image`` without its part in the span."""
+        known = self._rows[: self._count]
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
             image = image - known.T @ (known @ image)
-        else:
-            for vector in basis:
+        return image
+
+    def combination(self, column: Tensor) -> Tensor:
+        known = self._rows[: self._count]
+        return known.T @ column.to(known)
+
+
+class _BoundedBasis(list[Tensor]):
+    """Orthonormal vectors of which only a few are kept; what can be done in place is."""
+
+    def __init__(self, first: Tensor):
+        super().__init__([first])
+
+    @property
+    def newest(self) -> Tensor:
+        return self[-1]
+
+    def orthogonal_part(self, image: Tensor) -> Tensor:
+        """Return ``image``, overwritten, without its part in the span."""
+        for _ in range(2):
+            for vector in self:
                 image.sub_(vector * (vector @ image))
-    return image
+        return image
 
+    def turn(self, columns: Tensor) -> None:
+        """Replace the vectors by their combinations, one for each column."""
+        count = min(16, 1 + len(self[0]) // 2**12)  # long vectors in pieces, so that the copies are small
+        for pieces in zip(*(vector.chunk(count) for vector in self), strict=True):
+            known = torch.stack(pieces)
+            turned = [known.T @ column.to(known) for column in columns.T]
+            for piece, new in zip(pieces, turned, strict=False):
+                piece.copy_(new)
+        del self[columns.shape[1] :]
 
-def _turn(basis: list[Tensor], columns: Tensor) -> list[Tensor]:
-    """Overwrite the first vectors of the basis with its combinations, one for each column; return those."""
-    count = min(16, 1 + len(basis[0]) // 2**12)  # long vectors in pieces, so that the copies are small
-    for pieces in zip(*(vector.chunk(count) for vector in basis), strict=True):
-        known = torch.stack(pieces)
-        turned = [known.T @ column.to(known) for column in columns.T]
-        for piece, new in zip(pieces, turned, strict=False):
-            piece.copy_(new)
-    return basis[: columns.shape[1]]
+    def combination(self, column: Tensor) -> Tensor:
+        """Return a combination; the basis is of no use afterwards."""
+        self.turn(column[:, None])
+        return self[0]
 
 
 @contextmanager
