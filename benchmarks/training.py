@@ -139,7 +139,7 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workloads", nargs="*", default=NAMES, choices=NAMES)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15, help="of the short timings of steps")
     parser.add_argument("--tracked", default="resnet18", choices=NAMES)
     parser.add_argument("--tracked-repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200, help="of the tracked runs")
