@@ -142,7 +142,7 @@ def top_singular_value(
     stalls there). It stops when :math:`\|H q - \theta q\| \le rtol \cdot \sigma_1` for the larger end, and
     the other end either meets the same tolerance or cannot overtake it within its own residual. This proves
     that :math:`\theta` is near an eigenvalue; that none is larger is only very likely, as a random
-    start has some of every eigenvector. A smaller ``rtol`` makes it likelier.
+    start has some of every eigenvector. A smaller ``rtol`` makes it likelier; the book counts how much.
 
     With ``max_basis`` a full basis is replaced by its two Ritz vectors at the ends of the spectrum, and
     Lanczos goes on from there (thick restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). It needs
@@ -270,7 +270,8 @@ class _WholeBasis:
             more = self._rows.new_empty(2 * self._count, len(vector))
             more[: self._count] = self._rows
             self._rows = more
-        self._rows[self._count] = self.newest = vector  # in one piece, where every start is aligned alike
+        # The newest stays a tensor of its own too: a row may start at any address, which can change last bits.
+        self._rows[self._count] = self.newest = vector
         self._count += 1
 
     def orthogonal_part(self, image: Tensor) -> Tensor:
