@@ -270,7 +270,7 @@ class _WholeBasis:
             more = self._rows.new_empty(2 * self._count, len(vector))
             more[: self._count] = self._rows
             self._rows = more
-        # The newest stays a tensor of its own too: a row may start at any address, which can change last bits.
+        # The newest stays a tensor of its own too: where a row starts in memory can change the last bits.
         self._rows[self._count] = self.newest = vector
         self._count += 1
 
