@@ -83,8 +83,8 @@ def test_modules_import_only_the_layers_below(path):
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 
-#: Those that measure parts of the package are left out, and the one that needs texts as tokens, for which there
-#: is no public name; the others stand where any user stands.
+#: Those that measure parts of the package are left out, and the one that needs texts as tokens, for which
+#: there is no public name; the others stand where any user stands.
 BENCHMARKS = {
     path
     for path in (PACKAGE.parent / "benchmarks").glob("*.py")
