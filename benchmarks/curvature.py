@@ -7,6 +7,7 @@ Two moments are timed. *To 1 %*: a run cut off at the first product from which o
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -35,12 +36,7 @@ def ours(model: nn.Module, batch: Batch, seed: int, products: int | None = None,
     return Estimate(found.value, found.hvps, found.estimates)
 
 
-def from_the_gradient(model: nn.Module, batch: Batch, seed: int, products: int | None = None) -> Estimate:
-    """This package, started from the gradient and a random direction in equal parts."""
-    return ours(model, batch, seed, products, start="gradient")
-
-
-OURS = {"unrolling": ours, "unrolling, from the gradient": from_the_gradient}
+OURS = {"unrolling": ours, "unrolling, from the gradient": partial(ours, start="gradient")}
 
 
 def converged(model: nn.Module, batch: Batch) -> float:

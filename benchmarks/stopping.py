@@ -67,11 +67,14 @@ def summary(samples: list[dict[str, float]], theirs: list[dict[str, float]]) -> 
     """
     errors = [abs(sample["error"]) for sample in samples]
     wrong = [error > ACCURACY for error in errors]
-    both = [mine and abs(other["error"]) > ACCURACY for mine, other in zip(wrong, theirs, strict=False)]
+    both = None
+    if theirs:
+        pairs = zip(wrong, theirs, strict=True)
+        both = sum(mine and abs(other["error"]) > ACCURACY for mine, other in pairs)
     return {
         "samples": len(samples),
         "wrong": sum(wrong),
-        "wrong where PyHessian is": sum(both) if theirs else None,
+        "wrong where PyHessian is": both,
         "worst": max(errors),
         "products": sum(sample["products"] for sample in samples) / len(samples),
     }

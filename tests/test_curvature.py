@@ -303,6 +303,8 @@ def test_bad_input_is_named():
         top_singular_value(square, params, start="gradient")
     with pytest.raises(InputError, match="'gradient' or None, got 'warm'"):
         top_singular_value(square, params, start="warm", generator=make_generator(0))
+    with pytest.raises(InputError, match="'gradient' or None, got Tensor"):
+        top_singular_value(square, params, start=torch.ones(2), generator=make_generator(0))
     with pytest.raises(InputError, match="scalar"):
         hvp(lambda p: p["w"], params, params)
     with pytest.raises(InputError, match=r"Use dict\(model.named_parameters"):

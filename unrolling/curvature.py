@@ -241,8 +241,11 @@ def _first_direction(
     if isinstance(start, Mapping):
         check_same_parameters(params, start, ("params", "start"))
         return to_vector({name: start[name] for name in params}).detach()
-    if start not in (None, "gradient"):
-        raise InputError(f"`start` must be a direction, 'gradient' or None, got {start!r}.")
+    if not (start is None or (isinstance(start, str) and start == "gradient")):
+        got = repr(start) if isinstance(start, str) else type(start).__name__
+        raise InputError(
+            f"`start` must be a dict[str, Tensor] named as `params`, 'gradient' or None, got {got}."
+        )
     if generator is None:
         raise InputError(
             "pass `generator` (or `start`): the first direction is random and must be reproducible."
