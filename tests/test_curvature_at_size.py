@@ -112,20 +112,24 @@ def test_a_hessian_of_zero_is_zero():
 
 
 def network_loss(name, image_size):
-    """A network of the paper at full width in float32, three steps from its initialisation, on two images."""
+    """A network of the paper at full width in float32, three steps from its initialisation, on 8 images."""
     with seeded(0, name):
         model = build_model(name, 10, input_shape=(3, image_size, image_size)).float()
-        inputs, labels = torch.randn(2, 3, image_size, image_size), torch.tensor([0, 1])
+        inputs, labels = torch.randn(8, 3, image_size, image_size), torch.arange(8)
     objective = Objective("cross_entropy")
     for _ in range(3):
         sgd_step(model, (inputs, labels), objective, 0.05)
     return model, batch_loss(model, objective, (inputs, labels))
 
 
-@pytest.mark.parametrize(("name", "image_size"), [("resnet18", 8), ("vgg19", 32)])
-def test_sigma_of_the_papers_networks_at_full_width_in_float32(name, image_size):
+def in_double(model, loss):
+    batch = loss.batch[0].double(), loss.batch[1]
+    return batch_loss(model.double(), loss.loss_fn, batch), trainable(model)
+
+
+def test_sigma_of_resnet18_at_full_width_in_float32():
     """ARPACK in float64, at the same weights, is the oracle."""
-    model, loss = network_loss(name, image_size)
+    model, loss = network_loss("resnet18", 8)
     params = trainable(model)
     found = top_singular_value(loss, params, generator=make_generator(0))
     vector = to_vector(found.vector)
@@ -133,14 +137,27 @@ def test_sigma_of_the_papers_networks_at_full_width_in_float32(name, image_size)
     assert found.converged
     assert found.residual == pytest.approx(float(off.double().norm()), rel=0.02)
 
-    wide, batch = model.double(), (loss.batch[0].double(), loss.batch[1])
-    product = hessian_operator(batch_loss(wide, loss.loss_fn, batch), trainable(wide))
+    product = hessian_operator(*in_double(model, loss))
     operator = LinearOperator(
         (len(vector), len(vector)), matvec=lambda v: product(torch.from_numpy(v).ravel()).numpy()
     )
     start = torch.randn(len(vector), generator=make_generator(1), dtype=torch.float64).numpy()
-    (largest,) = eigsh(operator, k=1, ncv=6, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)
+    (largest,) = eigsh(operator, k=1, ncv=6, which="LM", v0=start, tol=1e-2, return_eigenvectors=False)
     assert found.eigenvalue == pytest.approx(largest, rel=1e-2)
+
+
+def test_sigma_of_vgg19_at_full_width_in_float32_is_that_in_float64():
+    model, loss = network_loss("vgg19", 32)
+    found = top_singular_value(loss, trainable(model), generator=make_generator(0))
+    assert found.converged
+    assert 0 < found.residual <= 1e-2 * found.value
+    wide, params = in_double(model, loss)
+    other = top_singular_value(wide, params, generator=make_generator(1))
+    assert found.eigenvalue == pytest.approx(other.eigenvalue, rel=1e-2)
+    # Nothing of the residual is lost in float32.
+    vector = to_vector(found.vector).double()
+    off = hessian_operator(wide, params)(vector / vector.norm()) - found.eigenvalue * vector
+    assert found.residual == pytest.approx(float(off.norm()), rel=0.05)
 
 
 def test_sigma_of_a_network_as_large_as_distilbert_in_float32():
