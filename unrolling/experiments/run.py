@@ -55,11 +55,12 @@ def initial_model(config: RunConfig, dataset: Dataset, encoder: Encoder | None =
             vocab_size=config.vocab_size,
             dropout=0.0 if config.dropout == "off" else DROPOUT_RATE,
         )
+    model = model.to(getattr(torch, config.dtype))
     if starts_from_encoder(config):
         if encoder is None:
             raise InputError("this run starts from a pretrained encoder; pass what obtain_encoder returns.")
         encoder.load_into(model)
-    return model.to(getattr(torch, config.dtype))
+    return model
 
 
 def execute(
