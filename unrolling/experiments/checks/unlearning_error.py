@@ -43,8 +43,9 @@ def norm_is_the_root_of_the_largest_eigenvalue() -> Finding:
         value=max(printed),
         value_is=f"largest relative difference over {count} random symmetric matrices",
         reason="The norm is the largest absolute eigenvalue: their relative difference is "
-        f"{error_text(max(textbook))}. In {negative} of {count} matrices that eigenvalue is negative, where the released code's root of it "
-        "is not a number. The root rescales every sigma and e of the paper, and the ratios between them.",
+        f"{error_text(max(textbook))}. In {negative} of {count} matrices that eigenvalue is negative, where "
+        "the released code's root of it is not a number. The root rescales every sigma and e of the paper, "
+        "and the ratios between them.",
     )
 
 
