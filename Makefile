@@ -66,11 +66,11 @@ browser: setup  ## playwright, for the test that opens the book in the system's 
 bench: setup  ## measure against the peers, into benchmarks/results
 	-@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --target .venv/peers \
 	  -r benchmarks/requirements.txt
-	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.curvature
-	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.stopping
-	PYTHONPATH=$(CURDIR):.venv/peers $(BIN)/python -m benchmarks.training
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.ingredients
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.growth
+	PYTHONPATH="$(CURDIR)":.venv/peers $(BIN)/python -m benchmarks.curvature
+	PYTHONPATH="$(CURDIR)":.venv/peers $(BIN)/python -m benchmarks.stopping
+	PYTHONPATH="$(CURDIR)":.venv/peers $(BIN)/python -m benchmarks.training
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -m benchmarks.ingredients
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -m benchmarks.growth
 
 lock: setup  ## the newest versions that requirements.in allows, with hashes
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --python-version 3.11 --no-header \

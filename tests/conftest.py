@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from workflow.staging import kernel_environment
 
@@ -9,6 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Kernels that nbval starts inherit this process's environment: the same run store as the book's.
 os.environ.update(kernel_environment(ROOT))
+
+# Equal examples every time, and no limit of time: a busy machine is no fault of the code.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,10 @@
 
 import dataclasses
 import itertools
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ from unrolling import build_model, make_batch_order, make_generator, seeded
 from unrolling._checks import InputError, StoreError
 from unrolling.data import load_dataset
 from unrolling.data.text import learn_wordpiece
-from unrolling.experiments import RunConfig
+from unrolling.experiments import RunConfig, config_from, published_store
 from unrolling.experiments import encoder as encoder_module
 from unrolling.experiments.encoder import (
     EncoderConfig,
@@ -45,6 +49,7 @@ OTHERS = {
     "width": 6,
     "vocab_size": 160,
     "max_tokens": 17,
+    "dtype": "float32",
 }
 
 
@@ -114,7 +119,7 @@ def test_the_vocabulary_is_learnt_from_the_encoders_texts_alone():
 
 def test_every_setting_has_its_address():
     config = encoder_of(TINY)
-    changed = {"dataset": "imdb"}
+    changed = {"dataset": "imdb", "dtype": "float32"}
     configs = [config]
     for setting in dataclasses.fields(EncoderConfig):
         other = changed.get(setting.name) or 2 * getattr(config, setting.name)
@@ -178,7 +183,14 @@ def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, monk
         obtain_encoder(encoder_of(TINY), Store(tmp_path))
 
 
-def test_training_is_adamw_with_a_linear_rise_and_fall():
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_training_is_adamw_with_a_linear_rise_and_fall(double):
     config, data = (
         dataclasses.replace(encoder_of(TINY), epochs=5, dropout=0.0),
         load_data(dataclasses.replace(TINY, train_size=120, encoder_size=0, encoder_epochs=0)),
@@ -200,7 +212,53 @@ def test_training_is_adamw_with_a_linear_rise_and_fall():
         torch.nn.functional.cross_entropy(logits, data.train_labels[list(step)]).backward()
         optimizer.step()
     for name, value in model.encoder.state_dict().items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights[name], value, rtol=1e-9, atol=1e-12)
+
+
+ELSEWHERE = """
+import json, sys, torch
+from unrolling.experiments.encoder import EncoderConfig, train_encoder
+from unrolling.data import load_dataset
+from unrolling.data.text import encode, learn_wordpiece
+settings, path = json.loads(sys.argv[1]), sys.argv[2]
+texts = load_dataset("reviews").subset(settings["size"], 50, torch.Generator().manual_seed(0))
+tokens = encode(texts, learn_wordpiece(texts.train_texts, 200), max_tokens=settings["max_tokens"])
+torch.save(train_encoder(EncoderConfig(**settings), tokens)[0], path)
+"""
+#: Kernels for the oldest processors, of PyTorch itself and of its two libraries.
+OLD_KERNELS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+
+
+def test_other_kernels_give_the_same_weights_but_for_rounding(tmp_path):
+    settings = dataclasses.asdict(encoder_of(TINY)) | {
+        "size": 200,
+        "epochs": 4,
+        "vocab_size": 200,
+        "width": 16,
+    }
+    found = []
+    for kernels in ({}, OLD_KERNELS):
+        path = tmp_path / str(len(found))
+        subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, json.dumps(settings), str(path)],
+            check=True,
+            env=os.environ | kernels,
+        )
+        found.append(torch.load(path))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-7)
+
+
+def test_committed_runs_keep_their_encoder():
+    """The precision is the run's, and came later: in float32 the address is as it was."""
+    assert encoder_of(TINY).dtype == TINY.dtype == "float64"
+    (record,) = Store(published_store("small").root / "encoders")
+    runs = [run for run in published_store("small") if run.config.get("encoder_size")]
+    assert len(runs) > 50
+    for run in runs:
+        settings = encoder_of(config_from(run.config)).to_dict()
+        assert settings == record.config
+        assert make_address(settings, record.data["fingerprint"]) == run.result["encoder"]["address"]
 
 
 def test_the_encoder_has_dropout_while_it_is_trained():

@@ -29,12 +29,13 @@ from unrolling.experiments import (
     trace_frame,
 )
 from unrolling.experiments import collect as collect_module
-from unrolling.experiments.collect import choose_device
+from unrolling.experiments.collect import by_config, choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
+from unrolling.experiments.repeats import threads
 from unrolling.experiments.run import execute
-from unrolling.store import Store, make_address
+from unrolling.store import Record, Store, make_address
 
 TINY = {
     "dataset": "digits",
@@ -132,36 +133,47 @@ def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
     assert execute(dataclasses.replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
 
 
+# It kills itself, so that the step does not depend on who is faster.
 COMPUTE = """
-import json, sys, torch
+import json, os, signal, sys, torch
 from unrolling.experiments import RunConfig
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.run import execute
 from unrolling.checkpoint import Checkpoint
-threads, path, config = int(sys.argv[1]), sys.argv[2], RunConfig(**json.loads(sys.argv[3]))
-torch.set_num_threads(threads)
-checkpoint = Checkpoint(path) if path else None
-slow = (lambda done, total: (print(done, flush=True), __import__("time").sleep(0.05))) if path else None
-result = execute(config, load_data(config), checkpoint=checkpoint, checkpoint_seconds=0, progress=slow)
-print(json.dumps(result))
+path, last, config = sys.argv[1], int(sys.argv[2]), RunConfig(**json.loads(sys.argv[3]))
+def progress(done, total):
+    print(done, flush=True)
+    if done == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+options = {"checkpoint": Checkpoint(path), "checkpoint_seconds": 0, "progress": progress}
+print(json.dumps(execute(config, load_data(config), **options)))
 """
 
 
-def command(threads, path="", **changes):
-    return [sys.executable, "-c", COMPUTE, str(threads), str(path), json.dumps(TINY | changes)]
+def command(path, last=0, **changes):
+    return [sys.executable, "-c", COMPUTE, str(path), str(last), json.dumps(TINY | changes)]
 
 
-def test_one_and_two_threads_give_the_same_bits():
+def test_a_run_on_the_cpu_takes_one_thread_and_gives_the_others_back(tiny):
+    config, dataset = tiny
+    seen = []
+    with threads(3):
+        execute(config, dataset, progress=lambda done, total: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3
+    assert set(seen) == {1}
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads(tmp_path):
     """At the width of the book: a narrower network is too small for its sums to be split over threads."""
     results = [
         subprocess.run(
-            command(threads, width=0),
+            command(tmp_path / number, width=0),
             capture_output=True,
             text=True,
             check=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            env=os.environ | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number},
         ).stdout
-        for threads in (1, 2)
+        for number in ("1", "2")
     ]
     assert results[0] == results[1]
 
@@ -180,19 +192,28 @@ OWN_PRETRAINING = {"pretraining": "retrained", "recipe": "full", "released": "mo
 )
 def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(tmp_path, killed_after, changes):
     path = tmp_path / "run.pt"
-    process = subprocess.Popen(command(1, path, **changes), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if int(line) >= killed_after:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    process.stdout.close()
-    again = subprocess.run(command(1, path, **changes), capture_output=True, text=True, check=True)
+    killed = subprocess.run(command(path, killed_after, **changes), capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = subprocess.run(command(path, **changes), capture_output=True, text=True, check=True)
     resumed = again.stdout.splitlines()
-    assert int(resumed[0]) > killed_after - 1  # it did not start over
+    assert int(resumed[0]) >= killed_after  # it did not start over
     config = RunConfig(**TINY | changes)
     assert json.loads(resumed[-1]) == execute(config, load_data(config))
+
+
+def test_of_two_runs_with_equal_settings_the_later_one_counts(tiny):
+    """As after a change of the encoder that they start from; an address says nothing about time."""
+    config, _ = tiny
+    old, new = (
+        Record(
+            config=config.to_dict(),
+            data={"name": "digits", "description": "", "fingerprint": fingerprint},
+            result={},
+            provenance={"started": started},
+        )
+        for fingerprint, started in (("a", "2026-01-01T00:00:00+00:00"), ("b", "2026-02-01T00:00:00+00:00"))
+    )
+    assert by_config([old, new]) == by_config([new, old]) == {config: new}
 
 
 def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeypatch):

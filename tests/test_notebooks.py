@@ -103,6 +103,37 @@ def only_an_image(notebook):
     notebook.cells[2].outputs = [new_output("display_data", data={"image/png": "AAAA"})]
 
 
+def shows(notebook, text):
+    notebook.cells[2].outputs = [new_output("stream", text=f"{text}\n")]
+
+
+def glued_in_a_checked_cell(notebook):
+    record = {"application/papermill.record/text/plain": "25.33501070137591"}
+    notebook.cells[2].outputs.append(new_output("display_data", data=record))
+
+
+def many_digits(notebook):
+    shows(notebook, "v = 3.1416")
+
+
+def many_digits_as_a_value(notebook):
+    notebook.cells[2].outputs = [
+        new_output("execute_result", data={"text/plain": "{'e': 12345.678}"}, execution_count=2)
+    ]
+
+
+def many_digits_in_scientific_notation(notebook):
+    shows(notebook, "[1.23456e-05]")
+
+
+def rounding_error(notebook):
+    shows(notebook, "apart by 2e-17")
+
+
+def sign_of_a_zero(notebook):
+    shows(notebook, "loses -0.0 points")
+
+
 def machine_path(notebook):
     notebook.cells[0].source = "Saved in /home/someone/runs"
 
@@ -129,6 +160,12 @@ def figure_without_alt(notebook):
         (lost_count, "has no execution count"),
         (lost_output, "stores no text to compare"),
         (only_an_image, "stores no text to compare"),
+        (glued_in_a_checked_cell, "stores a glued number"),
+        (many_digits, "shows 3.1416, which another processor may round otherwise"),
+        (many_digits_as_a_value, "shows 12345.678, which"),
+        (many_digits_in_scientific_notation, "shows 1.23456e-05, which"),
+        (rounding_error, "shows 2e-17, which"),
+        (sign_of_a_zero, "shows -0.0, which"),
         (machine_path, "a path of some machine: /home/someone/runs"),
         (caption_without_source, "the caption of fig-x names neither"),
         (nameless_figure, "has no name"),
@@ -141,6 +178,22 @@ def test_a_fault_is_found(harm, message):
     found = problems(canonical_text(notebook))
     assert len(found) == 1
     assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v 0.1481, 1.500e+03 and 1,234 of 126,658",
+        "seed 2026, 4 x 96 = 384, -7, [10000]",
+        "eta 0.00123456 agrees to 1e-12: True",  # of the source
+        "version 1.2.34567, x12.34567, 0.0",
+    ],
+)
+def test_numbers_that_hold_everywhere_may_be_shown(text):
+    notebook = good_notebook()
+    notebook.cells[2].source = "print(steps, 0.00123456, 1e-12)"
+    shows(notebook, text)
+    assert problems(canonical_text(notebook)) == []
 
 
 def test_an_output_that_nothing_checks_is_found_and_removed():

@@ -258,6 +258,12 @@ def test_ledger_has_a_row_per_claim_with_what_the_filters_need():
     assert "2 runs of the small profile" in shown.text
 
 
+def test_the_digits_of_a_rounding_error_are_not_shown():
+    exact = Finding(propositions={"exact": True}, value=1.57e-15, value_is="error", reason="It is.")
+    entry = Entry(find_claim("T11"), exact.verdict, exact.reason, exact, "any", (), "03_unrolling_sgd")
+    assert "error: less than 1e-12" in Page(ledger([entry])).text
+
+
 def test_ledger_gives_back_its_rows_as_json_and_csv():
     links = {link["download"]: link["href"] for link in Page(ledger(entries())).all("a")}
     rows = json.loads(unquote(links["claims.json"].split(",", 1)[1]))

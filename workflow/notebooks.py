@@ -23,7 +23,12 @@ from workflow.staging import kernel_environment
 ROOT = Path(__file__).resolve().parent.parent
 CHECKED = "nbval-check-output"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+GLUED = "application/papermill.record/"
+#: Digits of a computed number in a checked output. Processors agree to some 14 in float64, before the
+#: differences and quotients that a page takes, and nbval compares letter by letter.
+MAX_DIGITS = 4
 MACHINE_PATH = re.compile(r"/(?:home|root|Users)/[^\s\"']+")
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d[\d,]*)?\.?\d+(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
 CAPTION_SOURCE = re.compile(r"\bpaper('s)? (fig(ure|\.)|table)|\bours\b", re.IGNORECASE)
 
 
@@ -115,10 +120,39 @@ def _output_problems(notebook: NotebookNode) -> list[str]:
         ]
         if not texts:
             problems.append(f"checked cell {cell.id} stores no text to compare")
+        if any(kind.startswith(GLUED) for output in cell.outputs for kind in output.get("data", {})):
+            problems.append(
+                f"checked cell {cell.id} stores a glued number with all of its digits: glue elsewhere"
+            )
+        for output in texts:
+            text = output.get("text") or output["data"]["text/plain"]
+            problems += [
+                f"checked cell {cell.id} shows {number}, which another processor may round otherwise: show "
+                f"at most {MAX_DIGITS} digits, or whether it is near enough"
+                for number in _fragile_numbers(text, cell.source)
+            ]
     for cell in notebook.cells:
         if cell.cell_type == "code" and not is_checked(cell) and (cell.outputs or cell.execution_count):
             problems.append(f"cell {cell.id} stores an output that nothing checks")
     return problems
+
+
+def _fragile_numbers(text: str, source: str) -> list[str]:
+    """Return the numbers in a text whose digits, or whose sign, may be a rounding error's.
+
+    Whole numbers count things, numbers that stand in the source were not computed, and 1e-12 is a tolerance.
+    """
+    fragile = []
+    for number in NUMBER.findall(text):
+        plain = number.lstrip("+-").replace(",", "")
+        if plain.isdigit() or plain in source:
+            continue
+        many = len(re.split("[eE]", plain)[0].replace(".", "").lstrip("0")) > MAX_DIGITS
+        signed_zero = number[0] in "+-" and float(plain) == 0
+        tiny = 0 < float(plain) < 1e-8 and not plain.startswith("1e")
+        if many or signed_zero or tiny:
+            fragile.append(number)
+    return fragile
 
 
 def _figure_problems(notebook: NotebookNode) -> list[str]:

@@ -111,7 +111,7 @@ def run_notebook(
         "--language",
         "python",
         "--start-timeout",
-        "120",
+        "300",
         "--cwd",
         "notebooks",
         "--parameters_file",

@@ -44,7 +44,7 @@ def choose_device(device: str, config: RunConfig) -> torch.device:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` takes a GPU for float32 runs where there
-            is one, and the CPU for float64 runs, whose bits are the same on every CPU thread count.
+            is one, and the CPU for float64 runs.
         config: The run.
     """
     if device == "auto":
@@ -182,8 +182,9 @@ def _one_thread() -> None:
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
-    """Return runs by their settings; of two with equal settings, the later one."""
-    return {config_from(record.config): record for record in records}
+    """Return runs by their settings; of two with equal settings, as from two encoders, the one made later."""
+    in_time = sorted(records, key=lambda record: record.provenance.get("started", ""))
+    return {config_from(record.config): record for record in in_time}
 
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:

@@ -4,12 +4,17 @@ The paper's DistilBERT came pretrained, by others, with Adam. Plain SGD hardly t
 nothing, so ours comes pretrained as well: as a classifier of further training texts, whose head is then
 thrown away. That is a run of its own, with its own address and one seed, and so the same for all seeds of an
 experiment; the experiment itself is plain SGD throughout.
+
+It has the precision of the runs that start from it. AdamW divides every gradient by its own size, so where
+one is 0 but for rounding, as that of an attention's key biases, it takes whole steps in the direction of the
+rounding error: in float32 the weights depend on the processor in their second digit, in float64 hardly.
 """
 
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -60,6 +65,7 @@ class EncoderConfig:
         learning_rate: The largest; it rises over the first tenth of the steps and falls to 0, both linearly.
         weight_decay: Of AdamW.
         dropout: Rate of dropout.
+        dtype: Precision of the weights.
     """
 
     dataset: str
@@ -74,10 +80,17 @@ class EncoderConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     dropout: float = 0.1
+    dtype: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: the canonical form that the address is made from."""
-        return {"kind": "encoder", "version": VERSION, "model": MODEL, **asdict(self)}
+        """Return plain values: the canonical form that the address is made from.
+
+        The precision came later than the first stored encoders: float32 is left out.
+        """
+        settings = asdict(self)
+        if self.dtype == "float32":
+            del settings["dtype"]
+        return {"kind": "encoder", "version": VERSION, "model": MODEL, **settings}
 
 
 def starts_from_encoder(config: RunConfig) -> bool:
@@ -98,6 +111,7 @@ def encoder_of(config: RunConfig) -> EncoderConfig:
         width=config.width if config.model == MODEL else 0,
         vocab_size=config.vocab_size,
         max_tokens=config.max_tokens,
+        dtype=config.dtype,
     )
 
 
@@ -215,7 +229,8 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
     Returns:
         The weights by name; and the mean loss of every epoch with the accuracy on the test texts.
     """
-    with seeded(0, "encoder weights"):
+    # The first weights are drawn in that precision too: float32 draws differ between processors.
+    with seeded(0, "encoder weights"), _default_dtype(getattr(torch, config.dtype)):
         model = build_model(
             MODEL,
             data.num_classes,
@@ -262,6 +277,16 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
         "num_parameters": sum(p.numel() for p in model.parameters()),
     }
     return {name: value.clone() for name, value in model.encoder.state_dict().items()}, result
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _digest(content: bytes) -> str:

@@ -72,6 +72,16 @@ def check(
     return register
 
 
+def error_text(error: float) -> str:
+    """Return an error for a sentence; a rounding error without its digits, which hold nowhere else.
+
+    Example:
+        >>> error_text(2e-16), error_text(0.0123)
+        ('less than 1e-12', '0.01')
+    """
+    return "less than 1e-12" if abs(error) < 1e-12 else f"{error:.1g}"
+
+
 @cache
 def _import_checks() -> None:
     for module in iter_modules(checks.__path__):

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from unrolling._checks import check_choice, check_integer
+from unrolling.curvature import one_thread
 from unrolling.data import Dataset
 from unrolling.experiments.collect import default_store, published_store
 from unrolling.experiments.inputs import load_images
@@ -118,13 +119,14 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
             return found
     store.check_writable()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    cells, methods = run_matrix(
-        data,
-        config.setting,
-        config.seeds,
-        {name: METHODS[name] for name in config.methods},
-        {name: METRICS[name] for name in config.metrics},
-    )
+    with one_thread():
+        cells, methods = run_matrix(
+            data,
+            config.setting,
+            config.seeds,
+            {name: METHODS[name] for name in config.methods},
+            {name: METRICS[name] for name in config.metrics},
+        )
     record = Record(
         config=config.to_dict(),
         data={"name": data.name, "description": data.description, "fingerprint": data.fingerprint},

@@ -61,7 +61,7 @@ def provenance(device: torch.device, started: str, seconds: float, graphs: bool 
         "started": started,
         "seconds": round(seconds, 2),
         "device": describe_device(device) + (", CUDA graphs" if graphs else ""),
-        "threads": torch.get_num_threads(),
+        "threads": 1 if device.type == "cpu" else torch.get_num_threads(),  # of every run: see execute
         "platform": platform.system(),
         **versions(),
         **commit(),

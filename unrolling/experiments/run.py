@@ -55,11 +55,12 @@ def initial_model(config: RunConfig, dataset: Dataset, encoder: Encoder | None =
             vocab_size=config.vocab_size,
             dropout=0.0 if config.dropout == "off" else DROPOUT_RATE,
         )
+    model = model.to(getattr(torch, config.dtype))
     if starts_from_encoder(config):
         if encoder is None:
             raise InputError("this run starts from a pretrained encoder; pass what obtain_encoder returns.")
         encoder.load_into(model)
-    return model.to(getattr(torch, config.dtype))
+    return model
 
 
 def execute(
@@ -92,8 +93,8 @@ def execute(
     device = torch.device(device)
     if config.products == "tf32" and device.type != "cuda":
         raise InputError(f"products 'tf32' need a CUDA device, got {device}. Use products 'ieee'.")
-    # PyTorch sums the gradients of layer norms thread by thread; those of image models have one order.
-    threads = one_thread() if takes_tokens(config.model) else nullcontext()
+    # Threads sum in another order with some kernels and not with others. To use more cores, run more at once.
+    threads = one_thread() if device.type == "cpu" else nullcontext()
     with float32_products(config.products), threads:
         run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs)
         state = checkpoint.load() if checkpoint else None

@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from unrolling.experiments import claims_of_page, evaluate
+from unrolling.experiments.ledger import error_text
 from unrolling.page.tables import number_text
 from unrolling.paper import KINDS, VERDICTS, Entry, count_verdicts
 
@@ -131,6 +132,8 @@ def _finding(entry: Entry) -> str:
     if found is None:
         return parts
     shown = number_text(found.value, 3)
+    if 0 < abs(found.value) < 1e-12:
+        shown = error_text(found.value)
     if found.interval:
         shown += " [" + ", ".join(number_text(end, 3) for end in found.interval) + "]"
     parts += f"<small>{_typeset(found.value_is)}: {shown}"

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrolling.curvature import hessian_operator
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.inputs import load_data
-from unrolling.experiments.ledger import check
+from unrolling.experiments.ledger import check, error_text
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import execute, initial_model
 from unrolling.losses import Objective
@@ -43,9 +43,10 @@ def norm_is_the_root_of_the_largest_eigenvalue() -> Finding:
         propositions={"the norm is the square root of the largest eigenvalue": max(printed) < 1e-9},
         value=max(printed),
         value_is=f"largest relative difference over {count} random symmetric matrices",
-        reason=f"The norm is the largest absolute eigenvalue, to a relative {max(textbook):.0e}. In "
-        f"{negative} of {count} matrices that eigenvalue is negative, where the released code's root of it "
-        "is not a number. The root rescales every sigma and e of the paper, and the ratios between them.",
+        reason="The norm is the largest absolute eigenvalue: their relative difference is "
+        f"{error_text(max(textbook))}. In {negative} of {count} matrices that eigenvalue is negative, where "
+        "the released code's root of it is not a number. The root rescales every sigma and e of the paper, "
+        "and the ratios between them.",
     )
 
 

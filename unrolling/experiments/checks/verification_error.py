@@ -24,7 +24,7 @@ from unrolling.densities import (
     orderings,
     weights_after,
 )
-from unrolling.experiments.ledger import check
+from unrolling.experiments.ledger import check, error_text
 from unrolling.losses import Objective
 from unrolling.methods.single_gradient import single_gradient_unlearn
 from unrolling.model_loss import batch_loss
@@ -452,8 +452,8 @@ def permuted_channels_change_weights_but_not_outputs() -> Finding:
         propositions={"same outputs at another place in weight space": gap <= 1e-5 and v > 0},
         value=v,
         value_is="v between a small ResNet and itself with one block's channels permuted",
-        reason=f"The outputs differ by {gap:.0e}, rounding, while v = {v:.1f}. The order of the channels of "
-        "batch norm's running statistics has to go with them.",
+        reason=f"The outputs differ by {error_text(gap)}, rounding, while v = {v:.1f}. The order of the "
+        "channels of batch norm's running statistics has to go with them.",
     )
 
 
