@@ -121,6 +121,7 @@ def unlearning_error_needs_no_retraining() -> Finding:
         rtol=config.sigma_rtol,
         max_hvps=config.sigma_max_hvps,
         seed=config.seed,
+        probe=False,  # its passes would be counted
     )
     order = make_protocol(config, len(dataset.train_labels)).order
     train(

@@ -1,0 +1,209 @@
+r"""The loss of what is forgotten, as the step that trained on it saw it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from unrolling._checks import InputError
+from unrolling._examples import batch_size, check_not_empty, positions, take
+from unrolling.curvature import Loss
+from unrolling.parameters import batch_loss
+from unrolling.probes import check_loss_fn, named_type_errors
+
+#: ``torch.get_rng_state()``, or that and ``torch.cuda.get_rng_state()``.
+RandomState = Tensor | Sequence[Tensor]
+
+
+def forget_loss(
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    batch: Any,
+    *,
+    examples: Any = None,
+    weights: Any = None,
+    training: bool | None = True,
+    random_state: RandomState | None = None,
+) -> Loss:
+    r"""Return the loss whose gradient a step on ``batch`` took: of all of it, or of some of its examples.
+
+    Its gradient at the weights before the step, times :math:`\eta`, is what the step took from the weights;
+    :func:`unrolling.single_gradient_unlearn` adds it back. A step is a mean over b examples, so
+    of some of them, F, it took
+
+    .. math:: \frac{\sum_{i \in F} n_i}{\sum_i n_i} \, \mathcal{L}(w, F)
+
+    with :math:`n_i = 1`, or the tokens of example i where the mean is over tokens.
+
+    Args:
+        model: The model that was trained; it is only read.
+        loss_fn: ``loss_fn(model, batch) -> scalar``: the training loss, a mean. It may also return one loss
+            for each example, shape (b,), whose mean (weighed with ``weights``) is the training loss.
+        batch: The batch of the step, of any structure: a tensor, tuple, dict, or transformers' BatchEncoding.
+        examples: Positions in the batch of what is forgotten: any integers, or a mask. By default all of it.
+        weights: :math:`n_i`, shape (b,): what the mean over the batch counts an example as; or a mask over
+            its tokens, shape (b, tokens), such as ``labels != -100`` (of a causal language model, which
+            shifts its labels, ``labels[:, 1:] != -100``). By default all count the same.
+        training: The mode of the step. None: of every module the mode that it has now, for a training
+            that froze its batch norm.
+        random_state: The state of the generators before the step's forward pass, where that draws random
+            numbers: ``torch.get_rng_state()``; on a GPU ``(torch.get_rng_state(),
+            torch.cuda.get_rng_state())``. Dropout then draws the step's mask.
+
+    Returns:
+        ``loss(params) -> scalar``. A penalty on the weights inside ``loss_fn`` is no example's: it is
+        counted in proportion. Retraining that averages over the remaining examples R moves each of them by
+        more, too: what it takes away is ``whole(params) - rest(params)``, with ``rest`` the loss of R alone.
+
+    Raises:
+        InputError: If the examples are not some of the batch's; if batch norm in training mode mixes them,
+            so that a part has no share; or, when the loss is evaluated, if it draws random numbers that
+            ``random_state`` does not say, or whose part that belongs to the examples is unknown.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> squared = lambda m, batch: (m(batch[0])[:, 0] - batch[1]).square().mean()
+        >>> batch = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([3.0, 4.0])
+        >>> forget_loss(model, squared, batch, examples=[0])({"weight": torch.zeros(1, 2)})  # 3 ** 2 / 2
+        tensor(4.5000)
+    """
+    check_loss_fn(loss_fn)
+    check_not_empty(batch)
+    modes = {module: module.training if training is None else training for module in model.modules()}
+    chosen, counts = _chosen(model, batch, examples, weights, modes)
+    states = _states(random_state)
+    loss_fn = named_type_errors(loss_fn)
+
+    def value(batch: Any) -> tuple[Tensor, bool]:
+        with at_the_step(model, modes, states) as drew:
+            found = loss_fn(model, batch)
+        if states is None and drew():
+            raise InputError(
+                "the loss draws random numbers (dropout?), and `random_state` does not say which: pass what "
+                "torch.get_rng_state() gave before the step (on a GPU with torch.cuda.get_rng_state())."
+            )
+        return found, drew()
+
+    def share(model: nn.Module, batch: Any) -> Tensor:
+        part = batch if chosen is None else take(batch, chosen)
+        found, drew = value(part)
+        if found.ndim == 0:
+            if chosen is None:
+                return found
+            if drew:
+                raise InputError(
+                    "the loss draws random numbers for the whole batch, so those of some examples are not "
+                    "known from a mean: let loss_fn return one loss for each example, shape (b,)."
+                )
+            return found * float(counts[list(chosen)].sum() / counts.sum())
+        each = found if chosen is None else value(batch)[0]
+        if counts is None or each.shape != counts.shape:
+            raise InputError(
+                "loss_fn must return a scalar or one loss for each example, shape "
+                f"({batch_size(batch)},), got {tuple(each.shape)}."
+            )
+        counted = each * counts.to(each)
+        return (counted if chosen is None else counted[list(chosen)]).sum() / counts.to(each).sum()
+
+    return batch_loss(model, share, batch, training=bool(training))
+
+
+def _chosen(
+    model: nn.Module, batch: Any, examples: Any, weights: Any, modes: dict[nn.Module, bool]
+) -> tuple[tuple[int, ...] | None, Tensor | None]:
+    """Return the positions of what is forgotten, None if it is everything, and what each example counts."""
+    if examples is None and weights is None:
+        try:
+            size = batch_size(batch)
+        except InputError:  # a whole batch needs no examples in it
+            size = None
+        return None, None if size is None else torch.ones(size, dtype=torch.float64)
+    size = batch_size(batch)
+    if size is None:
+        raise InputError(
+            f"cannot tell the examples of `batch` apart: {type(batch).__name__} holds no tensors."
+        )
+    counts = torch.ones(size, dtype=torch.float64) if weights is None else _counts(weights, size)
+    chosen = None if examples is None else positions("examples", examples, size)
+    if chosen is None or len(chosen) == size:
+        return None, counts
+    mixing = [
+        name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and modes[module]
+    ]
+    if mixing:
+        raise InputError(
+            f"batch norm ({mixing[0] or 'the model'}) mixes the examples of a batch, so some of them have no "
+            "share in its step. Forget the whole batch (leave `examples` out), or train with another norm."
+        )
+    return chosen, counts
+
+
+def _counts(weights: Any, size: int) -> Tensor:
+    """Return what each example counts; of a mask over tokens, how many are set."""
+    try:
+        counts = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"`weights` must be numbers, got {type(weights).__name__}.") from error
+    if len(counts.shape) == 0 or len(counts) != size:
+        raise InputError(
+            f"`weights` must have one entry for each of the {size} examples, got {tuple(counts.shape)}."
+        )
+    counts = counts.reshape(size, -1).sum(dim=1)
+    if not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
+        raise InputError(f"`weights` must be finite, at least 0, and not all 0, got {counts.tolist()[:5]}.")
+    return counts
+
+
+def generator_states(model: nn.Module) -> tuple[Tensor, ...]:
+    """Return the states of the global generators that ``model`` can draw from, for ``random_state``."""
+    device = _gpu(model)
+    return (
+        (torch.get_rng_state(),)
+        if device is None
+        else (torch.get_rng_state(), torch.cuda.get_rng_state(device))
+    )
+
+
+def _gpu(model: nn.Module) -> torch.device | None:
+    return next((p.device for p in model.parameters() if p.device.type == "cuda"), None)
+
+
+def _states(random_state: RandomState | None) -> tuple[Tensor, ...] | None:
+    if random_state is None:
+        return None
+    states = (random_state,) if isinstance(random_state, Tensor) else random_state
+    if not isinstance(states, tuple | list) or not all(
+        isinstance(state, Tensor) and state.dtype == torch.uint8 for state in states
+    ):
+        raise InputError(
+            "`random_state` must be what torch.get_rng_state() returned before the step, or that and "
+            f"torch.cuda.get_rng_state(), got {type(random_state).__name__}."
+        )
+    return tuple(state.cpu() for state in states)
+
+
+@contextmanager
+def at_the_step(
+    model: nn.Module, modes: dict[nn.Module, bool], states: tuple[Tensor, ...] | None = None
+) -> Iterator[Callable[[], bool]]:
+    """Give modules their modes and generators their states; yields whether numbers were drawn."""
+    device, drawn = _gpu(model), False
+    before = {module: module.training for module in modes}
+    with torch.random.fork_rng(devices=[] if device is None else [device]):
+        for state in states or ():
+            if device is not None and state.numel() == torch.cuda.get_rng_state(device).numel():
+                torch.cuda.set_rng_state(state, device)
+            else:
+                torch.set_rng_state(state)
+        start = generator_states(model)
+        try:
+            for module, mode in modes.items():
+                module.training = mode
+            yield lambda: drawn
+            drawn = not all(map(torch.equal, start, generator_states(model)))
+        finally:
+            for module, mode in before.items():
+                module.training = mode
