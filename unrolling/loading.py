@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from unrolling._checks import InputError
-from unrolling.parameters import training_mode
+from unrolling.parameters import trainable, training_mode
 
 # What wraps a module puts these before the names of its parameters: DataParallel and its kin at the front,
 # torch.compile, FSDP and activation checkpointing anywhere.
@@ -91,11 +91,7 @@ def _check(model: nn.Module, own: dict[str, Tensor], given: dict[str, Tensor]) -
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"the model has no parameter {name!r}.{hint}")
     covered = {id(own[name]) for name in given}
-    missing = [
-        name
-        for name, p in own.items()
-        if isinstance(p, nn.Parameter) and p.requires_grad and id(p) not in covered
-    ]
+    missing = [name for name, p in trainable(model).items() if id(p) not in covered]
     if missing:
         raise InputError(
             f"`params` lacks {len(missing)} of the model's trainable parameters: {', '.join(missing[:3])}. "
