@@ -126,6 +126,13 @@ def test_batches_may_be_dicts():
     assert net.norm.running_mean.tolist() == [2.0, 4.0]
 
 
+def test_a_parameter_may_have_the_name_of_one_inside_a_module_called_module():
+    model = nn.Module()
+    model.weight, model.module = nn.Parameter(torch.zeros(2)), nn.Linear(2, 2)
+    params = other(model)
+    assert same(load(model, params), params)
+
+
 def refused(words, model, params, **options):
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(InputError, match=words) as caught:

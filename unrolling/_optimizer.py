@@ -37,6 +37,10 @@ class Seen:
         if factor not in self.factors:
             self.factors.append(factor)
 
+    def mean_rate(self, num_steps: int) -> float:
+        """Return the mean of the rates over the steps; to the bit the rate, if there was one."""
+        return self.rate_max if self.rate_min == self.rate_max else self.rate_sum / num_steps
+
     def broken(self, num_steps: int, *, curved: bool) -> tuple[str, ...]:
         """Say what Eq. 9 asks and the training did not meet; ``curved``: some sample of sigma is not 0."""
         found = list(self.phrases)
@@ -54,7 +58,7 @@ class Seen:
             )
         if self.outside:
             found.append(
-                f"the weights changed {self.outside} times outside the optimiser's steps (loaded?), and the "
+                f"the weights changed outside the optimiser's steps (loaded? {self.outside} times), and the "
                 "weight change counts that as training"
             )
         if self.different:

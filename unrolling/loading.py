@@ -51,8 +51,9 @@ def load(model: nn.Module, params: Any, *, batches: Iterable[Any] | None = None)
         raise InputError(
             f"`params` must be a dict[str, Tensor] or a result with `params`, got {type(params).__name__}."
         )
-    given = _by_plain_name(found, "params")
-    own = _by_plain_name(_own(model), "model")
+    own, given = _own(model), dict(found)
+    if not given.keys() <= own.keys():
+        own, given = _by_plain_name(own, "model"), _by_plain_name(given, "params")
     _check(model, own, given)
     with torch.no_grad():
         for name, value in given.items():

@@ -243,9 +243,13 @@ class UnlearningTracker(Observer):
         if self._pending is not None:
             step, _, expected, random = self._pending
             if seen.calls <= 1:
+                held = {id(p) for group in groups for p in group["params"]}
                 applied = {
-                    name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in params.items()
+                    name: torch.zeros_like(p) if p.grad is None else p.grad
+                    for name, p in params.items()
+                    if id(p) in held
                 }
+                expected = {name: expected[name] for name in applied}
                 self._compare(step, applied, expected, random=random)
             self._pending = None
         seen.most_calls, seen.calls = max(seen.most_calls, seen.calls), 0
@@ -352,9 +356,7 @@ class UnlearningTracker(Observer):
             "sigma_avg": sum(map(abs, eigenvalues)) / len(eigenvalues),
             "num_steps": self._num_steps,
         }
-        eta = self._learning_rate
-        if eta is None:
-            eta = self._seen.rate_sum / self._num_steps
+        eta = self._learning_rate if self._optimizer is None else self._seen.mean_rate(self._num_steps)
         momentum = self._seen.factors[0] if len(self._seen.factors) == 1 else None
         return UnlearningEstimate(
             unlearning_error=unlearning_error(learning_rate=eta, **factors),
