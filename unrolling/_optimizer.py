@@ -152,9 +152,14 @@ def gradient_or_none(loss: Callable[[Params], Tensor], params: Params) -> Params
     if all(grad is None for grad in grads):
         return None
     return {
-        name: torch.zeros_like(p) if grad is None else grad
+        name: torch.zeros_like(p) if grad is None else dense(grad)
         for (name, p), grad in zip(leaves.items(), grads, strict=True)
     }
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Return ``gradient`` with all its entries: that of an embedding may hold only those that are not 0."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def difference(applied: Params, expected: Params, *, slack: float = 0.0, random: bool = False) -> str | None:

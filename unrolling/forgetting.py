@@ -30,6 +30,9 @@ def forget_loss(
 ) -> Loss:
     r"""Return the loss whose gradient a step on ``batch`` took: of all of it, or of some of its examples.
 
+    Call it before the training or after it; buffers are those of the call, which matters where a step uses
+    them in training mode, as spectral norm does (batch norm does not): then call it before the step.
+
     Its gradient at the weights before the step, times :math:`\eta`, is what the step took from the weights;
     :func:`unrolling.single_gradient_unlearn` adds it back. A step is a mean over b examples, so
     of some of them, F, it took
@@ -73,11 +76,15 @@ def forget_loss(
     check_loss_fn(loss_fn)
     check_not_empty(batch)
     modes = {module: module.training if training is None else training for module in model.modules()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
     chosen, counts = _chosen(model, batch, examples, weights, modes)
     states = _states(random_state)
     loss_fn = named_type_errors(loss_fn)
 
     def value(batch: Any) -> tuple[Tensor, bool]:
+        with torch.no_grad():  # the model's buffers are copies while batch_loss evaluates it
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
         with at_the_step(model, modes, states) as drew:
             found = loss_fn(model, batch)
         if states is None and drew():

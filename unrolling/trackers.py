@@ -13,6 +13,7 @@ from unrolling._examples import check_not_empty
 from unrolling._optimizer import (
     Seen,
     beyond_plain_sgd,
+    dense,
     difference,
     gradient_or_none,
     groups_of,
@@ -245,7 +246,7 @@ class UnlearningTracker(Observer):
             if seen.calls <= 1:
                 held = {id(p) for group in groups for p in group["params"]}
                 applied = {
-                    name: torch.zeros_like(p) if p.grad is None else p.grad
+                    name: torch.zeros_like(p) if p.grad is None else dense(p.grad)
                     for name, p in params.items()
                     if id(p) in held
                 }
