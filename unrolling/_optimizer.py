@@ -1,12 +1,11 @@
 r"""What a training does beyond plain SGD, in words: Eq. 9 is derived for plain SGD at one learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from unrolling._checks import InputError
@@ -135,31 +134,6 @@ def momentum_factor(optimizer: Optimizer, params: Params) -> float | None:
     kinds = {(float(g["momentum"]), float(g["dampening"])) for g in groups_of(optimizer, params)}
     ((beta, dampening), *others) = kinds
     return None if others or not 0 < beta < 1 else (1 - dampening) / (1 - beta)
-
-
-def gradient_or_none(loss: Callable[[Params], Tensor], params: Params) -> Params | None:
-    """Return the gradient of ``loss`` at ``params``, or None if the loss depends on none of them."""
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    with torch.enable_grad():
-        value = loss(leaves)
-        if value.ndim != 0:
-            raise InputError(f"the loss must be a scalar, got shape {tuple(value.shape)}: take the mean.")
-        grads = (
-            torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-            if value.requires_grad
-            else [None] * len(leaves)
-        )
-    if all(grad is None for grad in grads):
-        return None
-    return {
-        name: torch.zeros_like(p) if grad is None else dense(grad)
-        for (name, p), grad in zip(leaves.items(), grads, strict=True)
-    }
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """Return ``gradient`` with all its entries: that of an embedding may hold only those that are not 0."""
-    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def difference(applied: Params, expected: Params, *, slack: float = 0.0, random: bool = False) -> str | None:

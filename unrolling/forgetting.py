@@ -1,7 +1,7 @@
 r"""The loss of what is forgotten, as the step that trained on it saw it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unrolling._checks import InputError
 from unrolling._examples import batch_size, check_not_empty, positions, take
-from unrolling.curvature import Loss
-from unrolling.parameters import batch_loss
+from unrolling.model_loss import BatchLoss, Loss, differentiable
+from unrolling.parameters import Params, dense
 from unrolling.probes import check_loss_fn, named_type_errors
+from unrolling.surroundings import plain_autograd
 
 #: ``torch.get_rng_state()``, or that and ``torch.cuda.get_rng_state()``.
 RandomState = Tensor | Sequence[Tensor]
@@ -75,38 +76,112 @@ def forget_loss(
     """
     check_loss_fn(loss_fn)
     check_not_empty(batch)
-    modes = {module: module.training if training is None else training for module in model.modules()}
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    chosen, counts = _chosen(model, batch, examples, weights, modes)
     states = _states(random_state)
-    loss_fn = named_type_errors(loss_fn)
+    return _Forgotten(model, loss_fn, batch, training=training, states=states).some(examples, weights)
 
-    def value(batch: Any) -> tuple[Tensor, bool]:
-        with torch.no_grad():  # the model's buffers are copies while batch_loss evaluates it
+
+class AtTheStep(BatchLoss):
+    """The loss of a model on a batch with the modes, buffers and random numbers of a step.
+
+    Modes and buffers are those of the model when this is made.
+
+    Args:
+        model: The model; it is only read.
+        loss_fn: ``loss_fn(model, batch)``.
+        batch: What it takes.
+        training: The mode of all modules; None: each one's own.
+        states: The states of the generators before the step, by default those at the call.
+
+    Attributes:
+        modes: The mode of every module.
+        drew: Whether the last evaluation drew random numbers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[nn.Module, Any], Tensor],
+        batch: Any,
+        *,
+        training: bool | None,
+        states: tuple[Tensor, ...] | None = None,
+    ):
+        super().__init__(model, self._evaluate, batch, training=bool(training))
+        self.modes = {module: module.training if training is None else training for module in model.modules()}
+        self.drew = False
+        self._on_batch, self._states = named_type_errors(loss_fn), states
+        self._buffers = {name: value.clone() for name, value in model.named_buffers()}
+
+    @contextmanager
+    def held(self, params: Params) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+        """As of any loss, with the modes of the step."""
+        with super().held(params) as run:  # which gives all modules their own modes back
+            for module, mode in self.modes.items():
+                module.training = mode
+            yield run
+
+    def _evaluate(self, model: nn.Module, batch: Any) -> Tensor:
+        with torch.no_grad():  # they are copies here
             for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-        with at_the_step(model, modes, states) as drew:
-            found = loss_fn(model, batch)
-        if states is None and drew():
+                buffer.copy_(self._buffers[name])
+        for state in self._states or ():
+            _set_generator(model, state)
+        start = _generators(model)
+        value = self._on_batch(model, batch)
+        self.drew = not all(map(torch.equal, start, _generators(model)))
+        return value
+
+
+class _Forgotten(AtTheStep):
+    """The part of the loss at a step that some examples are."""
+
+    _chosen: tuple[int, ...] | None = None  # all
+    _counts: Tensor | None = None  # unknown
+
+    def some(self, examples: Any, weights: Any) -> "_Forgotten":
+        """Choose the examples, and say what each of the batch counts."""
+        if examples is None and weights is None:
+            with suppress(InputError):  # a whole batch needs no examples in it
+                size = batch_size(self.batch)
+                self._counts = None if size is None else torch.ones(size, dtype=torch.float64)
+            return self
+        size = batch_size(self.batch)
+        if size is None:
+            raise InputError(
+                f"cannot tell the examples of `batch` apart: {type(self.batch).__name__} holds no tensors."
+            )
+        self._counts = torch.ones(size, dtype=torch.float64) if weights is None else _counts(weights, size)
+        chosen = None if examples is None else positions("examples", examples, size)
+        if chosen is None or len(chosen) == size:
+            return self
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and self.modes[module]:
+                raise InputError(
+                    f"batch norm ({name or 'the model'}) mixes the examples of a batch, so some of them have "
+                    "no share in its step. Forget the whole batch (leave `examples` out), or train with "
+                    "another norm."
+                )
+        self._chosen = chosen
+        return self
+
+    def _evaluate(self, model: nn.Module, batch: Any) -> Tensor:
+        chosen, counts = self._chosen, self._counts
+        found = super()._evaluate(model, batch if chosen is None else take(batch, chosen))
+        if self.drew and self._states is None:
             raise InputError(
                 "the loss draws random numbers (dropout?), and `random_state` does not say which: pass what "
                 "torch.get_rng_state() gave before the step (on a GPU with torch.cuda.get_rng_state())."
             )
-        return found, drew()
-
-    def share(model: nn.Module, batch: Any) -> Tensor:
-        part = batch if chosen is None else take(batch, chosen)
-        found, drew = value(part)
         if found.ndim == 0:
             if chosen is None:
                 return found
-            if drew:
+            if self.drew:
                 raise InputError(
                     "the loss draws random numbers for the whole batch, so those of some examples are not "
                     "known from a mean: let loss_fn return one loss for each example, shape (b,)."
                 )
             return found * float(counts[list(chosen)].sum() / counts.sum())
-        each = found if chosen is None else value(batch)[0]
+        each = found if chosen is None else super()._evaluate(model, batch)
         if counts is None or each.shape != counts.shape:
             raise InputError(
                 "loss_fn must return a scalar or one loss for each example, shape "
@@ -115,37 +190,30 @@ def forget_loss(
         counted = each * counts.to(each)
         return (counted if chosen is None else counted[list(chosen)]).sum() / counts.to(each).sum()
 
-    return batch_loss(model, share, batch, training=bool(training))
 
+def gradient_or_none(loss: BatchLoss, params: Params) -> Params | None:
+    """Return the gradient of ``loss`` at ``params``, or None if it depends on none of them."""
+    with plain_autograd():
+        leaves = differentiable(params)
 
-def _chosen(
-    model: nn.Module, batch: Any, examples: Any, weights: Any, modes: dict[nn.Module, bool]
-) -> tuple[tuple[int, ...] | None, Tensor | None]:
-    """Return the positions of what is forgotten, None if it is everything, and what each example counts."""
-    if examples is None and weights is None:
-        try:
-            size = batch_size(batch)
-        except InputError:  # a whole batch needs no examples in it
-            size = None
-        return None, None if size is None else torch.ones(size, dtype=torch.float64)
-    size = batch_size(batch)
-    if size is None:
-        raise InputError(
-            f"cannot tell the examples of `batch` apart: {type(batch).__name__} holds no tensors."
-        )
-    counts = torch.ones(size, dtype=torch.float64) if weights is None else _counts(weights, size)
-    chosen = None if examples is None else positions("examples", examples, size)
-    if chosen is None or len(chosen) == size:
-        return None, counts
-    mixing = [
-        name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and modes[module]
-    ]
-    if mixing:
-        raise InputError(
-            f"batch norm ({mixing[0] or 'the model'}) mixes the examples of a batch, so some of them have no "
-            "share in its step. Forget the whole batch (leave `examples` out), or train with another norm."
-        )
-    return chosen, counts
+        def slopes() -> tuple[Tensor | None, ...]:
+            value = loss.value()
+            if value.ndim != 0:
+                raise InputError(
+                    f"loss_fn must return a scalar, got shape {tuple(value.shape)}: take the mean."
+                )
+            if not value.requires_grad:
+                return (None,) * len(leaves)
+            return torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+
+        with loss.held(leaves) as run:
+            grads = run(slopes)
+    if all(grad is None for grad in grads):
+        return None
+    return {
+        name: torch.zeros_like(p) if grad is None else dense(grad)
+        for (name, p), grad in zip(params.items(), grads, strict=True)
+    }
 
 
 def _counts(weights: Any, size: int) -> Tensor:
@@ -164,18 +232,23 @@ def _counts(weights: Any, size: int) -> Tensor:
     return counts
 
 
-def generator_states(model: nn.Module) -> tuple[Tensor, ...]:
-    """Return the states of the global generators that ``model`` can draw from, for ``random_state``."""
-    device = _gpu(model)
-    return (
-        (torch.get_rng_state(),)
-        if device is None
-        else (torch.get_rng_state(), torch.cuda.get_rng_state(device))
-    )
-
-
 def _gpu(model: nn.Module) -> torch.device | None:
     return next((p.device for p in model.parameters() if p.device.type == "cuda"), None)
+
+
+def _generators(model: nn.Module) -> list[Tensor]:
+    """Return the states of the global generators that ``model`` can draw from."""
+    device = _gpu(model)
+    return [torch.get_rng_state(), *([] if device is None else [torch.cuda.get_rng_state(device)])]
+
+
+def _set_generator(model: nn.Module, state: Tensor) -> None:
+    """Set the generator that ``state`` is of: those of GPUs are shorter."""
+    device = _gpu(model)
+    if device is not None and state.numel() == torch.cuda.get_rng_state(device).numel():
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def _states(random_state: RandomState | None) -> tuple[Tensor, ...] | None:
@@ -190,27 +263,3 @@ def _states(random_state: RandomState | None) -> tuple[Tensor, ...] | None:
             f"torch.cuda.get_rng_state(), got {type(random_state).__name__}."
         )
     return tuple(state.cpu() for state in states)
-
-
-@contextmanager
-def at_the_step(
-    model: nn.Module, modes: dict[nn.Module, bool], states: tuple[Tensor, ...] | None = None
-) -> Iterator[Callable[[], bool]]:
-    """Give modules their modes and generators their states; yields whether numbers were drawn."""
-    device, drawn = _gpu(model), False
-    before = {module: module.training for module in modes}
-    with torch.random.fork_rng(devices=[] if device is None else [device]):
-        for state in states or ():
-            if device is not None and state.numel() == torch.cuda.get_rng_state(device).numel():
-                torch.cuda.set_rng_state(state, device)
-            else:
-                torch.set_rng_state(state)
-        start = generator_states(model)
-        try:
-            for module, mode in modes.items():
-                module.training = mode
-            yield lambda: drawn
-            drawn = not all(map(torch.equal, start, generator_states(model)))
-        finally:
-            for module, mode in before.items():
-                module.training = mode

@@ -11,12 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from unrolling._checks import InputError
-from unrolling.parameters import trainable, training_mode
-
-# What wraps a module puts these before the names of its parameters: DataParallel and its kin at the front,
-# torch.compile, FSDP and activation checkpointing anywhere.
-_FRONT = "module."
-_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+from unrolling.parameters import plain_name, trainable, training_mode
 
 
 def load(model: nn.Module, params: Any, *, batches: Iterable[Any] | None = None) -> nn.Module:
@@ -70,16 +65,8 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
     )
 
 
-def _plain(name: str) -> str:
-    for prefix in _ANYWHERE:
-        name = name.replace(prefix, "")
-    while name.startswith(_FRONT):
-        name = name.removeprefix(_FRONT)
-    return name
-
-
 def _by_plain_name(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    plain = {_plain(name): value for name, value in tensors.items()}
+    plain = {plain_name(name): value for name, value in tensors.items()}
     if len(plain) < len(tensors):
         raise InputError(f"two names of `{what}` differ only in a prefix such as 'module.'; rename one.")
     return plain

@@ -13,20 +13,19 @@ from unrolling._examples import check_not_empty
 from unrolling._optimizer import (
     Seen,
     beyond_plain_sgd,
-    dense,
     difference,
-    gradient_or_none,
     groups_of,
     learning_rates,
     momentum_factor,
     unwrapped,
 )
 from unrolling.curvature import top_singular_value
-from unrolling.forgetting import at_the_step
+from unrolling.forgetting import AtTheStep, gradient_or_none
+from unrolling.model_loss import batch_loss
 from unrolling.parameters import (
     Params,
-    batch_loss,
     check_same_parameters,
+    dense,
     distance,
     norm,
     snapshot,
@@ -306,19 +305,12 @@ class UnlearningTracker(Observer):
 
     def _expect_gradient(self, batch: Any, params: Params) -> bool:
         """Keep the gradient that a plain step on ``batch`` takes now; False if there is none."""
-        modes, draws = {module: module.training for module in self._model.modules()}, []
-
-        def as_in_training(model: nn.Module, batch: Any) -> Tensor:
-            with at_the_step(model, modes) as drew:
-                value = self._loss_fn(model, batch)
-            draws.append(drew())
-            return value
-
-        gradient = gradient_or_none(batch_loss(self._model, as_in_training, batch), params)
+        loss = AtTheStep(self._model, self._loss_fn, batch, training=None)
+        gradient = gradient_or_none(loss, params)
         if gradient is None:
             return False
         before = snapshot(self._model) if self._optimizer is None else None
-        self._pending = self._num_steps, before, gradient, any(draws)
+        self._pending = self._num_steps, before, gradient, loss.drew
         return True
 
     def _check_same_parameters(self) -> None:

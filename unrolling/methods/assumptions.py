@@ -15,7 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from unrolling.losses import cross_entropy, half_squared_l2_norm
 from unrolling.methods.problem import NotApplicable, Problem
-from unrolling.parameters import gradient, norm, training_mode
+from unrolling.model_loss import gradient
+from unrolling.parameters import norm, training_mode
 
 Flags = tuple[str, ...]
 

@@ -20,7 +20,8 @@ from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem, applicable
-from unrolling.parameters import Params, check_same_parameters, gradient, trainable, training_mode
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, check_same_parameters, trainable, training_mode
 from unrolling.seeding import make_generator
 
 
