@@ -53,24 +53,42 @@ def check_symmetric(loss: Loss, params: Params, *, seed: int = 0) -> None:
         seed: Of the three random directions; it costs one gradient and three products.
 
     Raises:
-        InputError: If they differ. ``weight_norm`` of PyTorch is the known case.
+        InputError: If they differ; it names the parameter where they do most.
     """
     check_params(params)
     product = hessian_operator(loss, params)
-    first = next(iter(params.values()))
+    dtype = torch.promote_types(next(iter(params.values())).dtype, torch.float32)
     size, generator = sum(p.numel() for p in params.values()), make_generator(seed, "symmetry")
     directions = [
-        torch.randn(size, generator=generator, dtype=first.dtype).to(first.device) for _ in range(_DIRECTIONS)
+        torch.randn(size, generator=generator, dtype=dtype, device="cpu").to(
+            next(iter(params.values())).device
+        )
+        for _ in range(_DIRECTIONS)
     ]
     images = [product(direction) for direction in directions]
     for one, other in combinations(range(_DIRECTIONS), 2):
-        there, back = _dot(directions[one], images[other]), _dot(directions[other], images[one])
+        gap = abs(_dot(directions[one], images[other]) - _dot(directions[other], images[one]))
         scale = float(images[one].double().norm() + images[other].double().norm()) / 2
-        if abs(there - back) > _precision(params) ** 0.25 * scale:
+        if gap > _precision(params) ** 0.25 * scale:
+            worst = _most_asymmetric(product, params, directions[one], images[one], directions[other])
             raise InputError(
                 "the second derivative of this loss is wrong: its Hessian is not symmetric (u.Hv and v.Hu "
-                f"differ by {abs(there - back) / scale:.0%} of its size). {_suspects(params)}"
+                f"differ by {gap / scale:.0%} of its size), most of all in {worst!r}. Look near it for a "
+                "backward pass written by hand, and write that function in PyTorch's own operations."
             )
+
+
+def _most_asymmetric(
+    product: Callable[[Tensor], Tensor], params: Params, first: Tensor, image: Tensor, second: Tensor
+) -> str:
+    """Return the parameter with which the Hessian is the least symmetric; one product for each."""
+    gaps, start = {}, 0
+    for name, p in params.items():
+        alone = torch.zeros_like(second)
+        alone[start : start + p.numel()] = second[start : start + p.numel()]
+        gaps[name] = abs(_dot(first, product(alone)) - _dot(alone, image))
+        start += p.numel()
+    return max(gaps, key=gaps.get)
 
 
 def check_loss_fn(loss_fn: object) -> None:
@@ -121,22 +139,3 @@ def _precision(params: Params) -> float:
 
 def _dot(first: Tensor, second: Tensor) -> float:
     return float(first.double() @ second.double())
-
-
-def _suspects(params: Params) -> str:
-    """Say which layers it may be, by the names that PyTorch's ``weight_norm`` gives to its parameters."""
-    ends = {"weight_g": "weight_v", "weight.original0": "weight.original1"}
-    layers = [
-        name.removesuffix(first).removesuffix("parametrizations.").rstrip(".") or "the model"
-        for name in params
-        for first, second in ends.items()
-        if name.endswith(first) and name.removesuffix(first) + second in params
-    ]
-    if layers:
-        return (
-            f"PyTorch's weight_norm is known for it, here of {', '.join(layers[:3])}: take it off "
-            "(remove_parametrizations, or remove_weight_norm), or write g * v / v.norm() out."
-        )
-    return (
-        "Look for a layer whose backward pass is written by hand, and write it with PyTorch's own functions."
-    )

@@ -19,7 +19,7 @@ from unrolling._optimizer import (
     momentum_factor,
     unwrapped,
 )
-from unrolling.curvature import top_singular_value
+from unrolling.curvature import MAX_BASIS, top_singular_value
 from unrolling.forgetting import AtTheStep, gradient_or_none
 from unrolling.model_loss import batch_loss
 from unrolling.parameters import (
@@ -102,8 +102,8 @@ class UnlearningTracker(Observer):
             batches is heavy-tailed: with few samples sigma_avg is noisy.
         rtol: Tolerance of each sample, see :func:`unrolling.top_singular_value`.
         max_hvps: Hessian-vector products at most per sample.
-        max_basis: Vectors as long as the weights that a sample keeps at most, 3 or more; by default one for
-            each product.
+        max_basis: Vectors as long as the weights that a sample keeps at most, 3 or more; None: one for each
+            product.
         start: Where a sample starts, see :func:`unrolling.top_singular_value`: at random, or "gradient".
         hessian_batch: Take the Hessian on this batch instead of the current one.
         training: Take the Hessian in training mode; default is evaluation mode, as the released code does.
@@ -129,7 +129,7 @@ class UnlearningTracker(Observer):
         every: int = 1,
         rtol: float = 1e-2,
         max_hvps: int = 32,
-        max_basis: int | None = None,
+        max_basis: int | None = MAX_BASIS,
         start: Literal["gradient"] | None = None,
         hessian_batch: Any = None,
         training: bool = False,
