@@ -387,6 +387,26 @@ def test_without_probes_only_what_is_free_is_looked_at():
     assert found.hvps == tracked(lambda m: sgd(m, momentum=0.9), clip=0.01).hvps
 
 
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_a_closure_takes_its_gradient_within_the_step(clip):
+    model = network()
+    optimizer = sgd(model)
+    tracker = UnlearningTracker(model, loss_fn, optimizer=optimizer, every=3)
+    for batch in batches():
+        tracker.step(batch)
+
+        def closure(batch=batch):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            return loss
+
+        optimizer.step(closure)
+    assert tracker.result() == tracked(clip=clip)
+
+
 def test_wrapped_optimisers_are_unwrapped():
     model = network()
     optimizer = sgd(model)

@@ -12,6 +12,7 @@ from unrolling._checks import InputError
 from unrolling.curvature import Loss, hessian_operator
 from unrolling.parameters import Params, check_params
 from unrolling.seeding import make_generator
+from unrolling.surroundings import plain_autograd
 
 #: Three directions give three pairs: that all of them miss an asymmetry is unlikely.
 _DIRECTIONS = 3
@@ -97,7 +98,7 @@ def check_loss_fn(loss_fn: object) -> None:
     if not callable(loss_fn) or isinstance(loss_fn, type):
         raise InputError(f"`loss_fn` must be callable, got {loss_fn!r}: {wanted}.")
     module = getattr(loss_fn, "__module__", "") or ""
-    if isinstance(loss_fn, nn.modules.loss._Loss) or module.startswith("torch."):
+    if module.startswith(("torch.nn.functional", "torch.nn.modules")):
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         raise InputError(f"`loss_fn` is {name}, which takes outputs and labels: {wanted}.")
     try:
@@ -126,7 +127,7 @@ def named_type_errors(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[
 
 
 def _value(loss: Loss, params: Params) -> float:
-    with torch.no_grad():
+    with plain_autograd(), torch.no_grad():
         value = loss(params)
     if value.ndim != 0:
         raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")

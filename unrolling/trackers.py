@@ -226,11 +226,21 @@ class UnlearningTracker(Observer):
                 "the model that trains."
             )
         # Weak, so that an optimiser that lives longer does not keep the tracker and its w_0.
-        before, after = weakref.WeakMethod(self._before_update), weakref.WeakMethod(self._after_update)
-        optimizer.register_step_pre_hook(lambda *_: (method := before()) and method())
-        optimizer.register_step_post_hook(lambda *_: (method := after()) and method())
+        tracker = weakref.ref(self)
 
-    def _before_update(self) -> None:
+        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if (alive := tracker()) is not None:
+                # A closure takes its gradient only within the step.
+                alive._before_update(closure=len(args) > 1 or kwargs.get("closure") is not None)
+
+        def after(*_: Any) -> None:
+            if (alive := tracker()) is not None:
+                alive._after_update()
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+    def _before_update(self, *, closure: bool) -> None:
         seen, params = self._seen, trainable(self._model)
         if not (groups := groups_of(self._optimizer, params)):
             return
@@ -240,24 +250,29 @@ class UnlearningTracker(Observer):
             phrases=beyond_plain_sgd(self._optimizer, params),
         )
         self._look_for_outside_changes()
-        if self._pending is not None:
-            step, _, expected, random = self._pending
-            if seen.calls <= 1:
-                held = {id(p) for group in groups for p in group["params"]}
-                applied = {
-                    name: torch.zeros_like(p) if p.grad is None else dense(p.grad)
-                    for name, p in params.items()
-                    if id(p) in held
-                }
-                expected = {name: expected[name] for name in applied}
-                self._compare(step, applied, expected, random=random)
-            self._pending = None
-        seen.most_calls, seen.calls = max(seen.most_calls, seen.calls), 0
+        if not closure:
+            self._compare_gradient(groups, params)
 
     def _after_update(self) -> None:
+        seen, params = self._seen, trainable(self._model)
+        self._compare_gradient(groups_of(self._optimizer, params), params)
+        seen.most_calls, seen.calls = max(seen.most_calls, seen.calls), 0
         self._num_steps += 1
         if self._probe:
             self._marks = self._marks_now()
+
+    def _compare_gradient(self, groups: list[dict[str, Any]], params: Params) -> None:
+        """Compare the gradient that the optimiser has with the one of the sample, if there was one."""
+        if self._pending is not None and self._seen.calls <= 1:
+            step, _, expected, random = self._pending
+            held = {id(p) for group in groups for p in group["params"]}
+            applied = {
+                name: torch.zeros_like(p) if p.grad is None else dense(p.grad)
+                for name, p in params.items()
+                if id(p) in held
+            }
+            self._compare(step, applied, {name: expected[name] for name in applied}, random=random)
+        self._pending = None
 
     def _look_for_outside_changes(self) -> None:
         if self._marks is None:
@@ -276,8 +291,7 @@ class UnlearningTracker(Observer):
     def _marks_now(self) -> tuple[list[float], list[float]]:
         """Return what tells whether weights are the same: their norms and sums, one for each parameter."""
         params = list(self._params().values())
-        sums = [float(p.sum(dtype=torch.float64)) for p in params]
-        return [float(n) for n in torch._foreach_norm(params)], sums
+        return [float(torch.linalg.vector_norm(p)) for p in params], [float(p.sum()) for p in params]
 
     def _look_at_the_weights(self) -> None:
         """See, without an optimiser, whether the weights moved since the last call and how."""
