@@ -22,7 +22,7 @@ from unrolling.model_loss import Loss, differentiable, evaluate
 from unrolling.parameters import Params, dense, from_vector, same_parameters, to_vector
 from unrolling.refusals import missing_derivatives_named, no_recomputation
 from unrolling.seeding import make_generator
-from unrolling.surroundings import plain_autograd, random_state_kept
+from unrolling.surroundings import full_precision, plain_autograd, random_state_kept
 
 #: Vectors as long as the weights that a sample keeps unless told otherwise.
 MAX_BASIS = 12
@@ -157,6 +157,7 @@ class SpectralNorm:
     converged: bool
 
 
+@full_precision()
 def top_singular_value(
     loss: Loss,
     params: Params,

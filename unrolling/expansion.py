@@ -8,6 +8,7 @@ import torch
 from unrolling._checks import InputError, check_real
 from unrolling.curvature import Loss, quadratic_model
 from unrolling.parameters import Params, add, check_params, from_vector, to_vector
+from unrolling.surroundings import full_precision
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Expansion:
     hvps: int
 
 
+@full_precision()
 def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate: float) -> Expansion:
     r"""Return the terms of Eq. 4-6 in one pass over the batches.
 
@@ -73,6 +75,7 @@ def expand_sgd(losses: Iterable[Loss], initial_params: Params, *, learning_rate:
             "`losses` must hold one loss for each step, got a single function. Put it in a list."
         )
     first = torch.zeros_like(to_vector(initial_params))
+    first = first.to(torch.promote_types(first.dtype, torch.float32))  # no sum is kept in half precision
     second, leading = first.clone(), first.clone()
     steps = hvps = 0
     for loss in losses:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from unrolling._checks import InputError
 from unrolling.parameters import Params, check_params, dense, plain_name, training_mode
 from unrolling.refusals import missing_derivatives_named, no_recomputation
-from unrolling.surroundings import plain_autograd, random_state_kept
+from unrolling.surroundings import full_precision, plain_autograd, random_state_kept
 
 Loss = Callable[[Params], Tensor]
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ class BatchLoss:
     def __call__(self, params: Params) -> Tensor:
         """Return the loss at ``params``."""
         # The model gets its own weights back before anyone can differentiate the value.
-        with self.held(params) as run, no_recomputation(self.model):
+        with full_precision(), self.held(params) as run, no_recomputation(self.model):
             return run(self.value)
 
     def value(self) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.parameters import Params, from_vector, to_vector
+from unrolling.surroundings import plain_autograd
 
 
 def sd_loss_minimum(gamma: float, num_classes: int) -> tuple[float, float]:
@@ -68,6 +69,7 @@ def dense_hessian(loss: Callable[[Params], Tensor], params: Params) -> Tensor:
         loss: ``loss(params) -> scalar``.
         params: Where to take the Hessian; left as they are.
     """
-    vector = to_vector(params).detach()
-    matrix = torch.autograd.functional.hessian(lambda v: loss(from_vector(v, params)), vector)
+    with plain_autograd():
+        vector = to_vector(params).detach()
+        matrix = torch.autograd.functional.hessian(lambda v: loss(from_vector(v, params)), vector)
     return (matrix + matrix.T) / 2

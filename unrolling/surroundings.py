@@ -12,20 +12,24 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @contextmanager
-def plain_autograd() -> Iterator[None]:
-    """Record gradients in full precision for a block, whatever the caller's grad mode or autocast is.
+def full_precision() -> Iterator[None]:
+    """Leave the caller's autocast, and run compiled models eagerly, for a block.
 
-    ``no_grad``, ``inference_mode`` and autocast of the caller have no effect inside, and compiled models run
-    eagerly, since compiled graphs have no second derivative. Autocast that the block itself enters counts.
+    Autocast that the block itself enters counts. Compiled graphs have no second derivative.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         for kind in _AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled, and the import takes a second
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def plain_autograd() -> Iterator[None]:
+    """Record gradients for a block, whether or not the caller is in ``no_grad`` or ``inference_mode``."""
+    with torch.inference_mode(False), torch.enable_grad(), full_precision():
         yield
 
 
