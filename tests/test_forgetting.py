@@ -365,3 +365,7 @@ def test_batches_and_losses_that_do_not_fit_are_named():
         forget_loss(model, nn.CrossEntropyLoss(), (x, y))
     with pytest.raises(InputError, match=r"shape \(8,\), got \(8, 3\)"):
         forget_loss(model, lambda m, batch: m(batch[0]), (x, y))(snapshot(model))
+    with pytest.raises(InputError, match=r"must return a tensor, got float\. "):
+        forget_loss(model, lambda m, batch: 0.5, (x, y))(snapshot(model))
+    with pytest.raises(InputError, match=r"`model` must be a torch\.nn\.Module, got dict"):
+        forget_loss(snapshot(model), classify, (x, y))

@@ -129,6 +129,11 @@ class AtTheStep(BatchLoss):
         start = _generators(model)
         value = self._on_batch(model, batch)
         self.drew = not all(map(torch.equal, start, _generators(model)))
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"loss_fn must return a tensor, got {type(value).__name__}. Of a model that returns more "
+                "than its loss take that, for example model(**batch).loss."
+            )
         return value
 
 
