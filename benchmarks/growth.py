@@ -110,7 +110,7 @@ def weights(size: int) -> dict[str, Any]:
             generator=make_generator(0, "benchmark"),
         )
 
-    tracker = UnlearningTracker(model, loss_fn, learning_rate=0.1, max_hvps=1)
+    tracker = UnlearningTracker(model, loss_fn, learning_rate=0.1, max_hvps=1, probe=False)
     tracker.step(batch)
     row: dict[str, Any] = {"weights": count, "e_seconds": cpu_seconds(tracker.result, repeats)}
     for name, max_basis in BASES.items():

@@ -89,7 +89,7 @@ def tracked_runs(name: str, steps: int, repeats: int, width: int, *, trained: bo
     def tracked(label: str, every: int) -> Callable[[], None]:
         def task() -> None:
             model = copy.deepcopy(workload.model)
-            tracker = UnlearningTracker(model, loss_fn, learning_rate=LEARNING_RATE, every=every)
+            tracker = UnlearningTracker(model, loss_fn, learning_rate=LEARNING_RATE, every=every, probe=False)
             ours(model, workload, steps, [tracker])
             found = tracker.result()
             products[label], errors[label] = found.hvps, found.unlearning_error

@@ -10,13 +10,25 @@ import pytest
 import unrolling
 
 PACKAGE = Path(unrolling.__file__).parent
-CORE = {"_checks", "_folders", "seeding", "parameters", "batches"}
+CORE = {
+    "_checks",
+    "_folders",
+    "seeding",
+    "parameters",
+    "batches",
+    "surroundings",
+    "refusals",
+    "model_loss",
+}
 ALLOWED = {
     "_checks": set(),
     "_folders": set(),
     "seeding": {"_checks"},
     "parameters": {"_checks", "seeding"},
     "batches": {"_checks", "seeding", "parameters"},
+    "surroundings": set(),
+    "refusals": {"_checks", "parameters", "surroundings"},
+    "model_loss": {"_checks", "parameters", "refusals", "surroundings"},
     "losses": CORE,
     "models": CORE,
     "data": CORE,
@@ -29,7 +41,13 @@ ALLOWED = {
     "cuda_graph": CORE | {"training"},
     "precision": {"_checks"},
     "checkpoint": CORE | {"training"},
-    "trackers": CORE | {"training", "curvature", "unlearning_error"},
+    "_examples": {"_checks"},
+    "_optimizer": CORE,
+    "loading": CORE,
+    "probes": CORE | {"curvature"},
+    "forgetting": CORE | {"_examples", "probes"},
+    "trackers": CORE
+    | {"_examples", "_optimizer", "training", "curvature", "unlearning_error", "probes", "forgetting"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},
     "metrics": CORE,
     "store": {"_checks"},

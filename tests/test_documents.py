@@ -85,6 +85,25 @@ def test_unlearning_in_the_example_of_the_readme_comes_nearer_to_the_retrained_m
     assert gap(example["unlearned"]) < 0.5 * gap(unrolling.snapshot(example["model"]))
 
 
+@pytest.mark.parametrize(
+    "layers",
+    ["nn.BatchNorm1d(16)", "nn.Dropout(0.5)", "nn.BatchNorm1d(16), nn.Dropout(0.5)", "nn.LayerNorm(16)"],
+)
+def test_the_example_of_the_readme_undoes_one_step_of_any_network(layers):
+    (code,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    for old, new in (("nn.Tanh()", f"{layers}, nn.Tanh()"), ("enumerate(data)", "enumerate(data[:1])")):
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    names = {}
+    with torch.random.fork_rng():
+        exec(compile(code, "README.md", "exec"), names)
+    w_0, w_1 = names["w_0"], unrolling.snapshot(names["model"])
+    assert names["tracker"].result().broken == ()
+    nothing = unrolling.verification_error(w_1, w_0)
+    assert unrolling.verification_error(names["unlearned"], w_0) < 1e-5 * nothing
+    assert unrolling.verification_error(unrolling.snapshot(names["forgetful"]), w_0) < 1e-5 * nothing
+
+
 def test_table_of_the_readme_is_the_list_of_exhibits():
     found = table(section(read("README.md"), "Figures and tables"))
     assert found == [

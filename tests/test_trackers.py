@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import BatchOrder, UnlearningTracker, WeightLog, make_generator, seeded, train
+from unrolling import (
+    BatchOrder,
+    UnlearningTracker,
+    WeightLog,
+    accuracy,
+    make_generator,
+    seeded,
+    top_singular_value,
+    trackers,
+    train,
+)
 from unrolling._checks import InputError
 from unrolling.trackers import Recorder
 
@@ -124,6 +134,50 @@ def test_a_fixed_hessian_batch_replaces_the_current_one():
     tracker = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, hessian_batch=fixed, rtol=1e-8)
     tracker.step(current)
     assert tracker.result().sigma_avg == pytest.approx(torch.linalg.matrix_norm(fixed[0], 2).item())
+
+
+def test_every_sample_starts_in_its_own_direction_which_the_seed_and_the_step_decide(monkeypatch):
+    starts = []
+
+    def recorded(loss, params, *, generator, **options):
+        starts.append(torch.randn(5, generator=generator, dtype=torch.float64))
+        return top_singular_value(loss, params, generator=generator, **options)
+
+    monkeypatch.setattr(trackers, "top_singular_value", recorded)
+    for seed in (0, 3):
+        tracker = UnlearningTracker(Quadratic(5), quadratic_loss, learning_rate=0.1, every=2, seed=seed)
+        for batch in batches(6):
+            tracker.step(batch)
+    expected = [
+        torch.randn(5, generator=make_generator(seed, "lanczos start", step), dtype=torch.float64)
+        for seed in (0, 3)
+        for step in (0, 2, 4)
+    ]
+    assert all(map(torch.equal, starts, expected))
+    assert len({tuple(start.tolist()) for start in starts}) == len(expected) == len(starts)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_accuracy_counts_in_evaluation_mode_and_gives_the_mode_back(mode):
+    model, data = net_and_data()
+    model.train(mode)
+    model[2].eval()
+    state = copy.deepcopy(model.state_dict())
+    inputs, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
+    found = accuracy(model, inputs, labels, batch_size=7)
+    assert [module.training for module in model] == [mode, mode, False, mode, mode]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        assert found == float((model.eval()(inputs).argmax(dim=1) == labels).double().mean())
+
+
+def test_accuracy_of_nothing_is_named():
+    model, ((inputs, labels), *_) = net_and_data()
+    for x, y in ((inputs[:0], labels[:0]), (inputs, labels[:7]), (inputs[:7], labels)):
+        with pytest.raises(InputError, match=f"at least one input, .* got {len(x)} and {len(y)}"):
+            accuracy(model, x, y)
+    with pytest.raises(InputError, match="batch_size must be at least 1"):
+        accuracy(model, inputs, labels, batch_size=0)
 
 
 def test_recorder_keeps_every_nth_row_and_the_last():

@@ -30,6 +30,7 @@ from unrolling.losses import (
 from unrolling.curvature import SpectralNorm, hvp, top_singular_value
 from unrolling.model_loss import batch_loss
 from unrolling.parameters import snapshot
+from unrolling.probes import check_deterministic, check_symmetric
 
 # Unrolling SGD (section 5.1)
 from unrolling.expansion import Expansion, expand_sgd
@@ -52,6 +53,8 @@ from unrolling.metrics.weights import (
 )
 
 # Unlearning (sections 5.1 and 8.3) and beyond the first sum
+from unrolling.forgetting import forget_loss
+from unrolling.loading import load
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.linear_propagation import linear_propagation_unlearn
 from unrolling.methods.second_order import second_order_unlearn
@@ -172,6 +175,8 @@ __all__ = [
     "batch_loss",
     "build_model",
     "certified_removal",
+    "check_deterministic",
+    "check_symmetric",
     "collapse_gamma",
     "compare_correlations",
     "copy_for_retraining",
@@ -187,6 +192,7 @@ __all__ = [
     "expand_sgd",
     "final_gradient_unlearn",
     "fisher_scrub_unlearn",
+    "forget_loss",
     "full_hessian",
     "gamma_from_released",
     "gaussian_noise_scale",
@@ -200,6 +206,7 @@ __all__ = [
     "likelihood_ratio_scores",
     "linear_filtration_unlearn",
     "linear_propagation_unlearn",
+    "load",
     "load_dataset",
     "logit_hessian_penalty",
     "logit_hessian_trace",

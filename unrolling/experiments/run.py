@@ -228,6 +228,7 @@ class _Run:
             max_basis=config.sigma_basis or None,
             hessian_batch=(self.inputs[fixed], self.labels[fixed]) if config.sigma_batch else None,
             seed=config.seed,
+            probe=False,
         )
         recipe = self._recipe
         stepper = self._stepper(recipe, config.epochs)

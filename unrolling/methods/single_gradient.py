@@ -33,10 +33,9 @@ def single_gradient_unlearn(
     Args:
         final_params: Weights w_t after training.
         initial_params: Weights w_0 at which the unrolled steps began.
-        forget_loss: ``loss(params) -> scalar``, the *mean* loss over the batch as it was trained on.
-            The paper's :math:`\eta m / b` goes with a sum over the batch; to forget one point out of a batch
-            of b, pass that point's loss divided by b. With batch norm the step was taken with batch
-            statistics, so evaluate it in training mode: ``batch_loss(model, loss_fn, batch, training=True)``.
+        forget_loss: ``loss(params) -> scalar``: what the step subtracted the gradient of, as
+            :func:`unrolling.forget_loss` returns it, for a batch or some of its examples, in the mode of the
+            step. The paper's :math:`\eta m / b` goes with a sum over the batch; the 1/b is inside here.
         learning_rate: :math:`\eta`, constant over the steps.
         num_epochs: m, how many steps trained on the batch.
         momentum: :math:`\beta` of SGD with heavy-ball momentum; a gradient then enters w_t up to

@@ -122,7 +122,9 @@ def unlearning_error_needs_no_retraining() -> Finding:
         every=config.sigma_every,
         rtol=config.sigma_rtol,
         max_hvps=config.sigma_max_hvps,
+        max_basis=config.sigma_basis or None,
         seed=config.seed,
+        probe=False,  # its passes would be counted
     )
     order = make_protocol(config, len(dataset.train_labels)).order
     train(
