@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, check_integer, check_logits, check_real
 from unrolling.curvature import top_singular_value
 from unrolling.parameters import Params, batch_loss, distance, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator
@@ -162,10 +162,23 @@ class UnlearningTracker(Observer):
 
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
-    """Return the fraction classified correctly, in evaluation mode; the model's buffers are not touched."""
+    """Return the fraction classified correctly, in evaluation mode; the model's buffers are not touched.
+
+    Raises:
+        InputError: If there are no examples, not one label for each, or the model does not return logits.
+    """
+    check_integer("batch_size", batch_size, minimum=1)
+    if not len(inputs) or labels.shape != inputs.shape[:1]:
+        raise InputError(
+            f"accuracy needs at least one example and a label for each, got {len(inputs)} inputs and "
+            f"labels of shape {tuple(labels.shape)}."
+        )
+    correct = 0
     with torch.no_grad(), training_mode(model, False):
-        parts = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
-        correct = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in parts)
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            logits = model(x.clone())
+            check_logits(logits)
+            correct += int((logits.argmax(dim=1) == y).sum())
     return correct / len(labels)
 
 

@@ -150,7 +150,7 @@ def _last_layer(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Linear, Tenso
     hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
         with torch.no_grad(), training_mode(model, False):
-            logits = [model(part) for part in inputs.split(500)]
+            logits = [model(part.clone()) for part in inputs.split(500)]
     finally:
         hook.remove()
     if not linear or [id(output) for output in outputs] != [id(part) for part in logits]:
