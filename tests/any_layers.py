@@ -166,7 +166,7 @@ KINDS = {
     "in-place function": (InPlace, FLAT),
     "recomputing": (Recomputing, FLAT),
     "distilbert-small": (
-        lambda: build_model("distilbert-small", CLASSES, num_tokens=TOKENS, width=4, vocab_size=8),
+        lambda: build_model("distilbert-small", CLASSES, input_shape=(TOKENS,), width=4, vocab_size=8),
         WORDS,
     ),
 }

@@ -193,14 +193,18 @@ def test_the_replacement_that_the_message_names_works():
     from opacus.validators import ModuleValidator
 
     inputs, labels = data()
+    model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2), nn.Flatten())
+    assert train(ModuleValidator.fix(model).double(), inputs, labels).epsilon > 0
+    # Of one number that a group has in an example there is no variance.
     model = ModuleValidator.fix(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))).double()
-    assert train(model, inputs, labels).epsilon > 0
+    with pytest.raises(InputError, match="takes no example on its own: Expected more than 1 value"):
+        train(model, inputs, labels)
 
 
-def test_other_layers_without_gradients_per_example_are_refused():
+def test_layers_that_keep_statistics_of_the_data_are_refused():
     inputs, labels = data()
     model = nn.Sequential(nn.Linear(3, 4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True))
-    with pytest.raises(InputError, match="Opacus cannot train this model"):
+    with pytest.raises(InputError, match="layer '1' keeps running statistics.*track_running_stats=False"):
         train(model.double(), inputs, labels)
 
 

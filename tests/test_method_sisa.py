@@ -224,7 +224,7 @@ def test_bad_input_is_named():
         assign_shards(5, 2, 3, seed=0)
     with pytest.raises(InputError, match="`forget` is empty"):
         sisa_unlearn(trained, inputs, labels, [])
-    with pytest.raises(InputError, match=r"no examples \[48\]"):
+    with pytest.raises(InputError, match="`forget` names 48, but there are 48"):
         sisa_unlearn(trained, inputs, labels, [3, 48])
     with pytest.raises(InputError, match=r"\[3\].*already forgotten"):
         sisa_unlearn(sisa_unlearn(trained, inputs, labels, [3]), inputs, labels, [3])

@@ -223,7 +223,7 @@ def test_bad_input_is_named(problem):
             train(model, inputs, labels, order, OBJECTIVE, learning_rate=eta)
     with pytest.raises(InputError, match="together"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, forget=order[0])
-    with pytest.raises(InputError, match="example 99 of `forget` is at no step"):
+    with pytest.raises(InputError, match="`forget` names 99, but there are 40"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=model, forget=(0, 99))
     with pytest.raises(DivergedError, match="learning_rate below 1e\\+200"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=1e200)

@@ -186,9 +186,12 @@ def deltagrad_unlearn(
             replay = cached.clone()
         due = replayed <= burn_in or (replayed - burn_in) % period == 0
         replayed += 1
-        if not kept:
-            continue
         step, cached_slope = replay - cached, (cached - then) / eta
+        if not kept:
+            if not step.any():  # a check alone, and no part of the cost
+                slope = to_vector(gradient(loss_on(gone), from_vector(cached, final_params)))
+                _check_recorded(slope, cached_slope, cached, eta)
+            continue
         forgotten = len(gone) * slope_on(gone, replay) if gone else torch.zeros_like(replay)
         if due or not trusted:
             slope = slope_on(kept, replay)

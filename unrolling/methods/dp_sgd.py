@@ -108,21 +108,20 @@ def dp_sgd_train(
         raise InputError("the model has no trainable parameters; there is nothing to train.")
     _check_layers(model)
     try:
-        from opacus.accountants import RDPAccountant
-        from opacus.optimizers import DPOptimizer
+        from opacus import accountants, optimizers
     except ImportError as error:
         raise UnrollingError("DP-SGD needs Opacus: pip install opacus.") from error
 
     trained = independent_copy(model).train()
     params = trainable(trained)
-    optimizer = DPOptimizer(
+    optimizer = optimizers.DPOptimizer(
         torch.optim.SGD(params.values(), lr=eta),
         noise_multiplier=noise_multiplier,
         max_grad_norm=clipping_norm,
         expected_batch_size=batch_size,
         generator=generator,
     )
-    accountant, rate = RDPAccountant(), batch_size / len(inputs)
+    accountant, rate = accountants.RDPAccountant(), batch_size / len(inputs)
     optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(rate))
     losses = ExampleJacobians(trained, lambda logits, label: logit_loss(logits, label).reshape(1))
     for _ in range(num_steps):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from unrolling._checks import check_logits
+from unrolling._checks import InputError, check_logits
 from unrolling.parameters import Params, trainable
 
 
@@ -33,6 +33,9 @@ class ExampleJacobians:
 
         Args:
             examples: Inputs of shape (n, ...), and what else ``numbers`` takes, one row for each example.
+
+        Raises:
+            InputError: If the model takes no example on its own.
         """
         recurrent = any(isinstance(module, nn.RNNBase) for module in self._model.modules())
         # cuDNN's recurrent cells have no backward pass in evaluation mode.
@@ -49,7 +52,13 @@ class ExampleJacobians:
                     ValueError,
                 ):  # what is wrong with the model itself is raised again below
                     self._together = False
-            return self._one_by_one(examples)
+            try:
+                return self._one_by_one(examples)
+            except InputError:
+                raise
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).partition("\n")[0]
+                raise InputError(f"the model takes no example on its own: {reason}") from error
 
     def _all(self, examples: tuple[Tensor, ...]) -> tuple[Params, Tensor]:
         weights = {name: p.detach() for name, p in trainable(self._model).items()}
@@ -65,6 +74,9 @@ class ExampleJacobians:
             slopes, numbers = vmap(
                 jacrev(of_one, has_aux=True), (None, *(0 for _ in examples)), randomness="different"
             )(weights, *examples)
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(buffers[name])
         return {name: slope.detach() for name, slope in slopes.items()}, numbers.detach()
 
     def _one_by_one(self, examples: tuple[Tensor, ...]) -> tuple[Params, Tensor]:
@@ -72,8 +84,9 @@ class ExampleJacobians:
         before = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         slopes, numbers = [], []
         for place in range(len(examples[0])):
-            for buffer, value in before:
-                buffer.copy_(value)
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
             inputs, *rest = (part[place : place + 1].clone() for part in examples)
             found = self._of(self._model(inputs), *rest)
             numbers.append(found.detach())
