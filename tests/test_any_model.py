@@ -26,18 +26,9 @@ ETA = 0.1
 BATCHES = ((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))
 ORDER, FORGET = BatchOrder(BATCHES * 2), BATCHES[1]
 FORGOTTEN = [step for step, batch in enumerate(ORDER) if batch == FORGET]
-#: Where PyTorch has no second derivative, or a wrong one, or a backward pass computes at other weights, which
-#: the tests of curvature are about; or where a step's gradient is no derivative: spectral norm takes its
-#: singular vectors, which depend on the weights, for constants.
-NO_HESSIAN = {
-    "weight norm",
-    "old weight norm",
-    "spectral norm",
-    "old spectral norm",
-    "embedding bag",
-    "sparse embedding",
-    "recomputing",
-}
+#: Where a step's gradient is no derivative: spectral norm takes its singular vectors, which depend on the
+#: weights, for constants.
+NO_HESSIAN = {"spectral norm", "old spectral norm"}
 
 
 def loss_fn(model, batch):
@@ -290,8 +281,6 @@ def test_every_method_gives_what_a_loop_by_hand_gives(kind):
     for name, (reference, tolerance) in REFERENCES.items():
         if kind in NO_HESSIAN and name in ("second_order", "linear_propagation"):
             continue
-        if kind == "recomputing" and name in ("single_gradient", "final_gradient", "deltagrad"):
-            continue  # gradients at other weights than the model's own: the tests of batch_loss
         outcome = outcome_or_reason(lambda name=name: METHODS[name].run(problem))
         if outcome is None:
             missing.append(name)

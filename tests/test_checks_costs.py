@@ -9,7 +9,8 @@ import pytest
 from unrolling.experiments.checks import costs
 from unrolling.experiments.ledger import all_checks
 from unrolling.methods.cost import Cost
-from unrolling.parameters import add, gradient
+from unrolling.model_loss import gradient
+from unrolling.parameters import add
 
 VERDICTS = {"K01": "partly", "K02": "reproduced", "K03": "reproduced", "K04": "partly"}
 

@@ -6,7 +6,8 @@ import pytest
 
 from unrolling.experiments.checks import unrolling_sgd
 from unrolling.experiments.ledger import all_checks, claims_of_page, evaluate
-from unrolling.parameters import add, from_vector, gradient, to_vector
+from unrolling.model_loss import gradient
+from unrolling.parameters import add, from_vector, to_vector
 
 MEASURED = {
     "T11": {"exact on quadratic losses": True, "error on a smooth network": True},

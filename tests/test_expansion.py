@@ -13,8 +13,9 @@ from toy_losses import quadratics, sgd
 
 from unrolling import batch_loss, cross_entropy, expand_sgd, make_generator, seeded, snapshot
 from unrolling._checks import InputError
+from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
-from unrolling.parameters import distance, gradient, norm, to_vector
+from unrolling.parameters import distance, norm, to_vector
 
 
 def loss_fn(model, batch):

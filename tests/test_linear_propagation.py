@@ -20,8 +20,9 @@ from unrolling import (
     train,
 )
 from unrolling._checks import InputError
+from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
-from unrolling.parameters import distance, gradient, norm, to_vector
+from unrolling.parameters import distance, norm, to_vector
 
 
 def loss_fn(model, batch):

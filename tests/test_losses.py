@@ -25,7 +25,8 @@ from unrolling import (
     sd_loss_released,
 )
 from unrolling._checks import InputError
-from unrolling.parameters import gradient, trainable
+from unrolling.model_loss import gradient
+from unrolling.parameters import trainable
 
 
 @pytest.fixture(params=[2, 10, 100])

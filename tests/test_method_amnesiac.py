@@ -17,8 +17,9 @@ from unrolling.methods.amnesiac import (
     amnesiac_unlearn,
     released_amnesiac_unlearn,
 )
+from unrolling.model_loss import batch_loss, gradient
 from unrolling.oracles import dense_hessian
-from unrolling.parameters import batch_loss, distance, from_vector, gradient, norm, to_vector
+from unrolling.parameters import distance, from_vector, norm, to_vector
 
 OBJECTIVE = Objective("cross_entropy")
 ETA = 0.1

@@ -25,8 +25,8 @@ from unrolling.methods.linear_model import (
     linear_hessian,
     minimise_linear,
 )
+from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
-from unrolling.parameters import gradient
 
 
 def data(n, d, seed=0, loss="logistic"):

@@ -21,7 +21,8 @@ from unrolling import (
 )
 from unrolling._checks import InputError
 from unrolling.methods.deltagrad import bfgs_product, deltagrad_unlearn
-from unrolling.parameters import distance, gradient
+from unrolling.model_loss import gradient
+from unrolling.parameters import distance
 
 
 def without(order, forget):

@@ -7,7 +7,8 @@ from torch import nn
 from unrolling import make_generator, seeded, snapshot
 from unrolling._checks import InputError
 from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
-from unrolling.parameters import batch_loss, distance, from_vector, gradient, norm, to_vector
+from unrolling.model_loss import batch_loss, gradient
+from unrolling.parameters import distance, from_vector, norm, to_vector
 
 DECAY = 0.05
 FORGET = [1, 4, 5]

@@ -17,7 +17,8 @@ from unrolling.methods import METHODS, Method, assumptions, register_method
 from unrolling.methods.certified_removal import run_certified_removal
 from unrolling.methods.newton_removal import full_hessian, run_newton_removal, softmax_regression_constants
 from unrolling.methods.problem import NotApplicable, Outcome, Problem
-from unrolling.parameters import gradient, norm
+from unrolling.model_loss import gradient
+from unrolling.parameters import norm
 
 README = Path(unrolling.__file__).parent / "methods" / "README.md"
 EXACT = {"retrain", "sisa"}

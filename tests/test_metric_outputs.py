@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from unrolling import make_generator
 from unrolling._checks import InputError
 from unrolling.metrics.outputs import accuracy_gap, output_distance, relearn_time
-from unrolling.parameters import add, gradient
+from unrolling.model_loss import gradient
+from unrolling.parameters import add
 
 
 def probabilities(seed, size=9, num_classes=4):

@@ -11,7 +11,7 @@ from unrolling import BatchOrder, Objective, make_generator, seeded, snapshot
 from unrolling._checks import InputError
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Model, NotApplicable, Problem, as_model
-from unrolling.parameters import gradient
+from unrolling.model_loss import gradient
 
 ETA, L2 = 0.3, 0.05
 ORDER = BatchOrder(((0, 1, 2), (3, 4, 5), (6, 7), (0, 1, 2), (3, 4, 5), (6, 7)))

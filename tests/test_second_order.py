@@ -19,8 +19,9 @@ from unrolling import (
     snapshot,
 )
 from unrolling._checks import InputError
+from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
-from unrolling.parameters import distance, gradient, norm, to_vector
+from unrolling.parameters import distance, norm, to_vector
 
 
 def loss_fn(model, batch):

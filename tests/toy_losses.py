@@ -3,7 +3,7 @@
 import torch
 
 from unrolling import make_generator
-from unrolling.parameters import gradient
+from unrolling.model_loss import gradient
 
 
 def quadratics(steps, size, seed):

@@ -28,7 +28,8 @@ from unrolling.losses import (
 
 # Curvature (section 5.2)
 from unrolling.curvature import SpectralNorm, hvp, top_singular_value
-from unrolling.parameters import batch_loss, snapshot
+from unrolling.model_loss import batch_loss
+from unrolling.parameters import snapshot
 
 # Unrolling SGD (section 5.1)
 from unrolling.expansion import Expansion, expand_sgd

@@ -9,16 +9,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from unrolling._checks import InputError, check_integer, check_real
-from unrolling.parameters import Params, check_params, check_same_parameters, from_vector, to_vector
+from unrolling.model_loss import Loss, differentiable, evaluate
+from unrolling.parameters import Params, dense, from_vector, same_parameters, to_vector
+from unrolling.refusals import missing_derivatives_named, no_recomputation
+from unrolling.seeding import make_generator
+from unrolling.surroundings import plain_autograd, random_state_kept
 
-Loss = Callable[[Params], Tensor]
+#: Vectors as long as the weights that a sample keeps unless told otherwise.
+MAX_BASIS = 12
 
 
 class _StandIn(torch.autograd.Function):
@@ -38,42 +45,67 @@ class _StandIn(torch.autograd.Function):
         return ctx.direction[0], None
 
 
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Writes out the functions whose second derivative PyTorch lacks, or has wrong."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:  # its double backward takes the norm for a constant
+            direction, length, *dim = args
+            return direction * (length / torch.norm_except_dim(direction, 2, *dim))
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     r"""Return the gradient at ``params`` and :math:`v \mapsto \nabla^2 \mathcal{L}(w)\, v`, both on vectors.
 
     The graph of the gradient is built once and kept for every later product, so k products cost one gradient
-    and k backward passes. ``params`` and their gradients are only read. Attention is computed by PyTorch's
-    plain kernel, because the fused ones cannot be differentiated twice.
+    and k backward passes. ``params`` and their gradients are only read; the caller's grad mode, autocast and
+    random state neither matter nor change. Attention is computed by PyTorch's plain kernel, because the fused
+    ones cannot be differentiated twice.
 
     Args:
         loss: ``loss(params) -> scalar``, closed over its batch.
         params: Where the Hessian is taken.
 
     Returns:
-        The gradient, and a function from a vector of as many entries to the product, both detached.
+        The gradient, and a function from a vector of as many entries to the product, both detached. Vectors
+        are in the precision of the parameters, at least float32, though half precision is multiplied as such.
+
+    Raises:
+        InputError: If the loss is no scalar, does not depend on ``params``, or cannot be differentiated
+            twice; the message names the layer.
     """
-    check_params(params)
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    model = getattr(loss, "model", None)
+    leaves = differentiable(params)
     inputs = list(leaves.values())
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        value = loss(leaves)
-        if value.ndim != 0:
-            raise InputError(f"`loss(params)` must return a scalar, got shape {tuple(value.shape)}.")
+    with (
+        plain_autograd(),
+        random_state_kept({p.device for p in inputs}),
+        missing_derivatives_named(model, lambda: loss(params)),
+        sdpa_kernel(SDPBackend.MATH),
+        _TwiceDifferentiable(),
+    ):
+        with no_recomputation(model):
+            value = evaluate(loss, leaves)
         grads = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    # The stand-in holds the graph alone: whoever wants only products need not keep the gradient in memory.
-    direction: list[Tensor] = []
-    stand_in = _StandIn.apply(flat, direction) if flat.requires_grad else None
+        flat = torch.cat([dense(g).reshape(-1) for g in grads])
+        # The stand-in holds the graph alone: who wants only products need not keep the gradient in memory.
+        direction: list[Tensor] = []
+        stand_in = _StandIn.apply(flat, direction) if flat.requires_grad else None
+    own, wide = flat.dtype, torch.promote_types(flat.dtype, torch.float32)
 
     def product(vector: Tensor) -> Tensor:
         if stand_in is None:  # the loss is linear in every parameter
             return torch.zeros_like(vector)
-        direction[:] = [vector]
-        parts = torch.autograd.grad(stand_in, inputs, retain_graph=True, materialize_grads=True)
+        direction[:] = [vector.to(own)]
+        with plain_autograd(), missing_derivatives_named(model, lambda: loss(params)):
+            parts = torch.autograd.grad(stand_in, inputs, retain_graph=True, materialize_grads=True)
         direction.clear()
-        return torch.cat([part.reshape(-1) for part in parts])
+        return torch.cat([dense(part).reshape(-1) for part in parts]).to(wide)
 
-    return flat.detach(), product
+    return flat.detach().to(wide), product
 
 
 def hessian_operator(loss: Loss, params: Params) -> Callable[[Tensor], Tensor]:
@@ -97,9 +129,9 @@ def hvp(loss: Loss, params: Params, vector: Params) -> Params:
         >>> hvp(lambda p: (p["w"] ** 3).sum(), w, {"w": torch.ones(2)})["w"]  # H = diag(6 w)
         tensor([ 6., 12.])
     """
-    check_same_parameters(params, vector, ("params", "vector"))
-    ordered = {name: vector[name] for name in params}
-    return from_vector(hessian_operator(loss, params)(to_vector(ordered).detach()), params)
+    ordered = same_parameters(params, vector, ("params", "vector"))
+    product = from_vector(hessian_operator(loss, params)(to_vector(ordered).detach()), params)
+    return {name: part.to(params[name].dtype) for name, part in product.items()}
 
 
 @dataclass(frozen=True)
@@ -109,11 +141,11 @@ class SpectralNorm:
     Attributes:
         value: :math:`\sigma_1 = |\lambda|_{\max}`.
         eigenvalue: The eigenvalue of that size, with its sign.
-        vector: Its unit eigenvector, named and shaped as the parameters.
+        vector: Its unit eigenvector, named and shaped as the parameters, in float32 or float64.
         hvps: Hessian-vector products used.
         estimates: The value after every product; but for rounding it never falls.
-        residual: :math:`\|H q - \lambda q\|_2` of the returned pair.
-        converged: Whether the residuals at both ends of the spectrum met the tolerance.
+        residual: :math:`\|H q - \lambda q\|_2` of the returned pair, as Lanczos knows it.
+        converged: Whether the residuals met the tolerance.
     """
 
     value: float
@@ -131,7 +163,7 @@ def top_singular_value(
     *,
     rtol: float = 1e-2,
     max_hvps: int = 64,
-    max_basis: int | None = None,
+    max_basis: int | None = MAX_BASIS,
     start: Params | Literal["gradient"] | None = None,
     generator: torch.Generator | None = None,
 ) -> SpectralNorm:
@@ -154,19 +186,21 @@ def top_singular_value(
         rtol: Relative tolerance on the residual; the error of the eigenvalue itself is usually its square.
         max_hvps: Products allowed; each costs about two gradients.
         max_basis: Vectors as long as w that are kept at most, 3 or more; a product needs two more for a
-            while. By default one for each product, in a matrix that starts with room for 8 and doubles.
+            while. None keeps one for each product, in a matrix that starts with room for 8 and doubles.
         start: First direction; random by default. "gradient" takes the gradient and a random direction in
             equal parts: the gradient of a network is mostly in the span of the top eigenvectors (Gur-Ari,
             Roberts and Dyer, arXiv:1812.04754), which saves products. From a start that is nearly an
             eigenvector, such as the one of an earlier Hessian, a larger eigenvalue whose vector it has little
             of is easily missed.
-        generator: Source of the random start; not needed if ``start`` is a direction.
+        generator: Source of the random start; by default one with a fixed seed, so that every call with the
+            same loss starts alike.
 
     Returns:
         A :class:`SpectralNorm`. If ``max_hvps`` ran out, ``converged`` is False and ``value`` a lower bound.
 
     Raises:
-        InputError: If ``generator`` is needed and not given, or the loss or its Hessian is not finite.
+        InputError: If the Hessian or ``start`` is not finite, ``start`` is zero, or as for
+            :func:`quadratic_model`.
     """
     check_real("rtol", rtol, above=0)
     check_integer("max_hvps", max_hvps, minimum=1)
@@ -174,25 +208,31 @@ def top_singular_value(
         check_integer("max_basis", max_basis, minimum=3)
     gradient, product = quadratic_model(loss, params)
     direction = _first_direction(start, gradient, params, generator)
+    size, precision = len(direction), torch.finfo(direction.dtype).eps
+    length = _length(direction)
     del gradient
-    first, size = next(iter(params.values())), len(direction)
-    length = direction.norm()
+    if not math.isfinite(length):
+        raise InputError(
+            "`start` must be finite."
+            if isinstance(start, Mapping)
+            else "the gradient is not finite: training has probably diverged; try a smaller learning rate."
+        )
     if not length > 0:
         raise InputError("`start` must not be zero.")
 
     first_vector = direction / length
     basis = _WholeBasis(first_vector) if max_basis is None else _BoundedBasis(first_vector)
     del direction, first_vector  # as long as the weights, and not needed again
-    projected = torch.zeros(1, 1, dtype=torch.float64)  # the Hessian on the span of the basis
+    projected = torch.zeros(1, 1, dtype=torch.float64, device="cpu")  # the Hessian on the span of the basis
     hvps = 0
     estimates: list[float] = []
     while True:
         image = product(basis.newest)
         hvps += 1
         with one_thread():
-            projected[-1, -1] = float(image @ basis.newest)
+            projected[-1, -1] = _dot(image, basis.newest)
             image = basis.orthogonal_part(image)
-            beta = float(image.norm())
+            beta = _length(image)
         if not (projected[-1, -1].isfinite() and math.isfinite(beta)):
             raise InputError(
                 "the Hessian-vector product is not finite: training has probably diverged; "
@@ -204,14 +244,16 @@ def top_singular_value(
         value = float(ritz[top].abs())
         estimates.append(value)
         other = 0 if top == len(ritz) - 1 else len(ritz) - 1
-        exhausted = len(basis) == size or beta <= torch.finfo(first.dtype).eps * max(value, 1e-300) * size
-        settled = float(residuals[top]) <= rtol * value and (
-            float(residuals[other]) <= rtol * value or float(ritz[other].abs() + residuals[other]) <= value
+        # No residual can be told from 0 below a few roundings of the value. The number of weights has no
+        # place here: with it, an ordinary beta of a large network would count as an exhausted space.
+        tolerance = max(rtol, 4 * precision) * value
+        converged = float(residuals[top]) <= tolerance and (
+            float(residuals[other]) <= tolerance or float(ritz[other].abs() + residuals[other]) <= value
         )
-        if exhausted or settled or hvps == max_hvps:
+        if converged or len(basis) == size or hvps == max_hvps:
             break
         # The Hessian takes the basis into its own span and, from the last vector, beta times the next one.
-        coupling = torch.zeros(len(basis), dtype=torch.float64)
+        coupling = torch.zeros(len(basis), dtype=torch.float64, device="cpu")
         coupling[-1] = beta
         if len(basis) == max_basis:
             ends = vectors[:, [0, -1]]
@@ -219,18 +261,18 @@ def top_singular_value(
             projected, coupling = torch.diag(ritz[[0, -1]]), ends.T @ coupling
         basis.append(image.div_(beta))
         del image
-        projected = torch.nn.functional.pad(projected, (0, 1, 0, 1))
+        projected = F.pad(projected, (0, 1, 0, 1))
         projected[-1, :-1] = projected[:-1, -1] = coupling
 
     vector = basis.combination(vectors[:, top])
     return SpectralNorm(
         value=value,
         eigenvalue=float(ritz[top]),
-        vector=from_vector(vector.div_(vector.norm()), params),
+        vector=from_vector(vector.div_(_length(vector)), params),
         hvps=hvps,
         estimates=tuple(estimates),
-        residual=0.0 if exhausted else float(residuals[top]),
-        converged=exhausted or settled,
+        residual=float(residuals[top]),
+        converged=converged,
     )
 
 
@@ -239,22 +281,34 @@ def _first_direction(
 ) -> Tensor:
     """Return where Lanczos starts, of any length."""
     if isinstance(start, Mapping):
-        check_same_parameters(params, start, ("params", "start"))
-        return to_vector({name: start[name] for name in params}).detach()
+        return to_vector(same_parameters(params, start, ("params", "start"))).detach().to(gradient.dtype)
     if not (start is None or (isinstance(start, str) and start == "gradient")):
         got = repr(start) if isinstance(start, str) else type(start).__name__
         raise InputError(
             f"`start` must be a dict[str, Tensor] named as `params`, 'gradient' or None, got {got}."
         )
-    if generator is None:
-        raise InputError(
-            "pass `generator` (or `start`): the first direction is random and must be reproducible."
-        )
+    generator = make_generator(0, "lanczos start") if generator is None else generator
     random = torch.randn(len(gradient), generator=generator, dtype=gradient.dtype, device=generator.device)
     random = random.to(gradient.device)
     if start is None or not gradient.norm() > 0:
         return random
     return gradient / gradient.norm() + random / random.norm()
+
+
+def _dot(first: Tensor, second: Tensor) -> float:
+    """Return the inner product of two vectors.
+
+    BLAS adds the products of float32 one after the other, and loses four digits of ten million. ``sum`` adds
+    in pairs, here piece by piece, so that no long vector is made.
+    """
+    if first.dtype == torch.float64:
+        return float(first @ second)
+    pairs = zip(first.split(2**20), second.split(2**20), strict=True)
+    return float(torch.stack([(a * b).sum() for a, b in pairs]).cpu().double().sum())
+
+
+def _length(vector: Tensor) -> float:
+    return float(vector.norm()) if vector.dtype == torch.float64 else math.sqrt(_dot(vector, vector))
 
 
 class _WholeBasis:
@@ -281,7 +335,11 @@ class _WholeBasis:
         """Return ``image`` without its part in the span."""
         known = self._rows[: self._count]
         for _ in range(2):  # twice is enough (Kahan and Parlett)
-            image = image - known.T @ (known @ image)
+            if known.dtype == torch.float64:
+                parts = known @ image
+            else:
+                parts = image.new_tensor([_dot(vector, image) for vector in known])
+            image = image - known.T @ parts
         return image
 
     def combination(self, column: Tensor) -> Tensor:
@@ -303,7 +361,7 @@ class _BoundedBasis(list[Tensor]):
         """Return ``image``, overwritten, without its part in the span."""
         for _ in range(2):
             for vector in self:
-                image.sub_(vector * (vector @ image))
+                image.sub_(vector * _dot(vector, image))
         return image
 
     def turn(self, columns: Tensor) -> None:

@@ -1,16 +1,17 @@
-"""Parameters as a dict of tensors: to a vector and back, norms, and measuring without leaving a trace."""
+"""Parameters as a dict of tensors: by name, to a vector and back, sums, norms and distances."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unrolling._checks import InputError
 
 Params = dict[str, Tensor]
+
+#: What wrappers of a model put into the names of its parameters.
+_WRAPPERS = ("_orig_mod", "module")
 
 
 def check_params(params: object, name: str = "params") -> None:
@@ -28,21 +29,40 @@ def check_params(params: object, name: str = "params") -> None:
         raise InputError(f"`{name}` is empty: expected at least one parameter. Is anything trainable?")
 
 
-def check_same_parameters(first: Params, second: Params, names: tuple[str, str]) -> None:
-    """Raise unless both dicts hold the same names with the same shapes."""
+def plain_name(name: str) -> str:
+    """Return a parameter's name without what ``torch.compile``, DDP and DataParallel put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def same_parameters(first: Params, second: Params, names: tuple[str, str]) -> Params:
+    """Return ``second`` with the names of ``first``, in its order; wrapped and plain models fit together.
+
+    Raises:
+        InputError: If they do not hold the same parameters with the same shapes.
+    """
     for params, name in zip((first, second), names, strict=True):
         check_params(params, name)
     if first.keys() != second.keys():
-        odd = sorted(first.keys() ^ second.keys())
-        raise InputError(
-            f"`{names[0]}` and `{names[1]}` must hold the same parameters; only one has {odd[:3]}."
-        )
+        plain = {plain_name(name): p for name, p in second.items()}
+        wanted = {plain_name(name) for name in first}
+        if wanted != plain.keys() or not len(wanted) == len(first) == len(second):
+            odd = sorted(first.keys() ^ second.keys())
+            raise InputError(
+                f"`{names[0]}` and `{names[1]}` must hold the same parameters; only one has {odd[:3]}."
+            )
+        second = {name: plain[plain_name(name)] for name in first}
     for key in first:
         if first[key].shape != second[key].shape:
             raise InputError(
                 f"parameter {key!r}: `{names[0]}` has shape {tuple(first[key].shape)}, "
                 f"`{names[1]}` has {tuple(second[key].shape)}; expected the same model."
             )
+    return {name: second[name] for name in first}
+
+
+def check_same_parameters(first: Params, second: Params, names: tuple[str, str]) -> None:
+    """Raise unless both dicts hold the same parameters with the same shapes."""
+    same_parameters(first, second, names)
 
 
 def trainable(model: nn.Module) -> Params:
@@ -58,10 +78,15 @@ def snapshot(model: nn.Module) -> Params:
 def load_parameters(model: nn.Module, params: Params) -> None:
     """Overwrite the model's trainable parameters with ``params`` in place; buffers stay."""
     own = trainable(model)
-    check_same_parameters(own, params, ("model", "params"))
+    given = same_parameters(own, params, ("model", "params"))
     with torch.no_grad():
         for name, p in own.items():
-            p.copy_(params[name])
+            p.copy_(given[name])
+
+
+def dense(grad: Tensor) -> Tensor:
+    """Return a gradient of any layout as a dense tensor."""
+    return grad if grad.layout is torch.strided else grad.to_dense()
 
 
 def to_vector(params: Params) -> Tensor:
@@ -82,26 +107,32 @@ def from_vector(vector: Tensor, like: Params) -> Params:
 
 def add(params: Params, direction: Params, scale: float = 1.0) -> Params:
     """Return ``params + scale * direction`` as new tensors."""
-    check_same_parameters(params, direction, ("params", "direction"))
+    direction = same_parameters(params, direction, ("params", "direction"))
     with torch.no_grad():
         return {name: p + scale * direction[name] for name, p in params.items()}
 
 
 def norm(params: Params) -> float:
-    r"""Return :math:`\|w\|_2` over all parameters together."""
+    r"""Return :math:`\|w\|_2` over all parameters together, summed in double precision."""
     check_params(params)
     with torch.no_grad():
-        return float(
-            torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p) for p in params.values()]))
-        )
+        return _length(params.values())
 
 
 def distance(first: Params, second: Params) -> float:
     r"""Return :math:`\|w_1 - w_2\|_2` over all parameters together, for example :math:`\|w_t - w_0\|_2`."""
-    check_same_parameters(first, second, ("first", "second"))
+    second = same_parameters(first, second, ("first", "second"))
     with torch.no_grad():
-        parts = [torch.linalg.vector_norm(p - second[name]) for name, p in first.items()]
-        return float(torch.linalg.vector_norm(torch.stack(parts)))
+        return _length(p - second[name] for name, p in first.items())
+
+
+def _length(parts: Iterable[Tensor]) -> float:
+    # The squares of half precision overflow at a norm of 256, those of float32 vanish below 1e-22.
+    norms = []
+    for part in parts:
+        wide = part.dtype if part.device.type == "mps" else torch.float64  # which mps does not have
+        norms.append(torch.linalg.vector_norm(part, dtype=wide).to("cpu", torch.float64))
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 @contextmanager
@@ -114,52 +145,3 @@ def training_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
     finally:
         for module, mode in before:
             module.training = mode
-
-
-class _LossModule(nn.Module):
-    """Wrap ``loss_fn(model, batch)`` as a module so that its parameters can be swapped functionally."""
-
-    def __init__(self, model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor]):
-        super().__init__()
-        self.model = model
-        self.loss_fn = loss_fn
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.loss_fn(self.model, batch)
-
-
-def batch_loss(
-    model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor], batch: Any, *, training: bool = False
-) -> Callable[[Params], Tensor]:
-    """Return ``loss(params) -> scalar``: the model's loss on one batch as a function of its parameters.
-
-    The model itself is only read. Its buffers are copied at every call, so a batch-norm layer in training
-    mode uses batch statistics and yet leaves the model's running statistics alone. The global random state
-    is given back too, so a dropout layer in training mode draws the same mask at every call in a row.
-
-    Args:
-        model: Any module; ``params`` passed later must be a subset of its parameters.
-        loss_fn: ``loss_fn(model, batch) -> scalar``, the mean loss over the batch.
-        batch: Whatever ``loss_fn`` takes, usually ``(inputs, labels)``.
-        training: Evaluate in training mode. The default, evaluation mode, is the released code's choice.
-    """
-    module = _LossModule(model, loss_fn)
-
-    def loss(params: Params) -> Tensor:
-        state = {f"model.{name}": p for name, p in params.items()}
-        state |= {f"model.{name}": b.clone() for name, b in model.named_buffers()}
-        devices = {p.device for p in params.values() if p.device.type == "cuda"}
-        # Dropout in training mode draws from the global generators; the caller's next draw must not notice.
-        with training_mode(model, training), torch.random.fork_rng(devices=devices, enabled=training):
-            return functional_call(module, state, (batch,))
-
-    return loss
-
-
-def gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
-    """Return the gradient of ``loss`` at ``params``; neither ``params`` nor their ``.grad`` are touched."""
-    check_params(params)
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    with torch.enable_grad():
-        grads = torch.autograd.grad(loss(leaves), list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, grads, strict=True))

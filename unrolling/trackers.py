@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from unrolling._checks import InputError, check_integer, check_logits, check_real
 from unrolling.curvature import top_singular_value
-from unrolling.parameters import Params, batch_loss, distance, snapshot, trainable, training_mode
+from unrolling.model_loss import batch_loss
+from unrolling.parameters import Params, distance, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator
 from unrolling.training import Observer
 from unrolling.unlearning_error import unlearning_error, unlearning_error_corrected

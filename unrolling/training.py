@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.batches import BatchOrder, Examples
-from unrolling.parameters import batch_loss, trainable, training_mode
+from unrolling.model_loss import batch_loss
+from unrolling.parameters import dense, trainable, training_mode
 
 LossFn = Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -79,10 +80,17 @@ def used_gradients(model: nn.Module, batch: Batch, loss_fn: LossFn) -> tuple[lis
                 "the loss depends on no trainable parameter of the model: nothing can be trained. Does "
                 "`loss_fn` use the model it is given, and is anything not frozen?"
             )
-        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        try:
+            grads = torch.autograd.grad(loss, params, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise InputError(
+                "the model recomputes activations by torch.utils.checkpoint(use_reentrant=True), which PyTorch "
+                "cannot do here: use use_reentrant=False."
+            ) from error
     used = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
-    # Embeddings may give sparse gradients; foreach takes dense ones.
-    return [p for p, _ in used], [g if g.layout == torch.strided else g.to_dense() for _, g in used]
+    return [p for p, _ in used], [dense(g) for _, g in used]  # foreach takes dense ones
 
 
 def train(

@@ -18,8 +18,9 @@ from unrolling.methods.problem import NotApplicable, Outcome, Problem
 from unrolling.methods.registry import METHODS, Method
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.registry import METRICS, Metric, measure
+from unrolling.model_loss import batch_loss
 from unrolling.models import build_model
-from unrolling.parameters import batch_loss, to_vector, trainable
+from unrolling.parameters import to_vector, trainable
 from unrolling.seeding import make_generator, seeded
 
 #: The methods at the two ends of the scale: exact unlearning, and none.

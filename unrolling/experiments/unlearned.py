@@ -15,7 +15,8 @@ from unrolling.methods.amnesiac import (
     released_amnesiac_unlearn,
 )
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
-from unrolling.parameters import Params, batch_loss, gradient, norm, snapshot, trainable
+from unrolling.model_loss import batch_loss, gradient
+from unrolling.parameters import Params, norm, snapshot, trainable
 from unrolling.training import LossFn, Observer
 
 

@@ -13,7 +13,8 @@ from unrolling.batches import BatchOrder, Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
-from unrolling.parameters import Params, add, batch_loss, gradient, snapshot, trainable
+from unrolling.model_loss import batch_loss, gradient
+from unrolling.parameters import Params, add, snapshot, trainable
 from unrolling.training import Batch, LossFn, Observer, independent_copy
 
 

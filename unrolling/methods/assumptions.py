@@ -15,7 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from unrolling._checks import InputError, check_logits
 from unrolling.losses import cross_entropy, half_squared_l2_norm
 from unrolling.methods.problem import NotApplicable, Problem
-from unrolling.parameters import gradient, norm, training_mode
+from unrolling.model_loss import gradient
+from unrolling.parameters import norm, training_mode
 from unrolling.training import independent_copy
 
 Flags = tuple[str, ...]
@@ -40,7 +41,7 @@ def small_expansion(problem: Problem) -> Flags:
     r"""What the expansion of section 5 leaves out shrinks with :math:`\eta t \sigma_1`, to be below 1."""
     try:
         sigma = problem.sigma
-    except (InputError, RuntimeError):  # a layer without a second derivative: first-order methods do without
+    except InputError:  # a layer without a second derivative: first-order methods do without
         return ("eta t sigma is not known: the loss has no second derivative",)
     product = problem.learning_rate * len(problem.order) * sigma
     return (f"eta t sigma is {product:.1f}, not small",) if product >= 1 else ()

@@ -17,7 +17,8 @@ from unrolling.curvature import Loss
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem, applicable
-from unrolling.parameters import Params, check_same_parameters, from_vector, gradient, to_vector
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, check_same_parameters, from_vector, to_vector
 
 Pair = tuple[Tensor, Tensor]
 

@@ -20,7 +20,8 @@ from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
-from unrolling.parameters import Params, check_same_parameters, gradient, load_parameters, trainable
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, check_same_parameters, load_parameters, trainable
 from unrolling.seeding import make_generator
 from unrolling.training import independent_copy
 

@@ -15,7 +15,8 @@ from unrolling.curvature import Loss, hessian_operator
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
-from unrolling.parameters import Params, add, check_same_parameters, from_vector, gradient, to_vector
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, add, check_same_parameters, from_vector, to_vector
 
 
 def linear_propagation_unlearn(

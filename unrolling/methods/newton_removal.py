@@ -14,7 +14,8 @@ from unrolling.curvature import Loss, quadratic_model
 from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import NotApplicable, Outcome, Problem, as_model
-from unrolling.parameters import Params, add, from_vector, gradient, to_vector
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, add, from_vector, to_vector
 from unrolling.seeding import make_generator
 
 

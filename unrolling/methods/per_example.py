@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from unrolling._checks import InputError, check_logits
-from unrolling.parameters import Params, trainable
+from unrolling.parameters import Params, dense, trainable
+from unrolling.surroundings import plain_autograd
 
 
 class ExampleJacobians:
@@ -40,8 +41,7 @@ class ExampleJacobians:
         recurrent = any(isinstance(module, nn.RNNBase) for module in self._model.modules())
         # cuDNN's recurrent cells have no backward pass in evaluation mode.
         with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
+            plain_autograd(),
             torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent),
         ):
             if self._together:
@@ -106,4 +106,4 @@ def _gradients(number: Tensor, params: list[Tensor]) -> list[Tensor]:
     if not number.requires_grad:
         return [torch.zeros_like(p) for p in params]
     grads = torch.autograd.grad(number, params, retain_graph=True, materialize_grads=True)
-    return [g if g.layout == torch.strided else g.to_dense() for g in grads]
+    return [dense(g) for g in grads]

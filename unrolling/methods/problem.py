@@ -16,7 +16,8 @@ from unrolling.batches import BatchOrder
 from unrolling.curvature import Loss, top_singular_value
 from unrolling.losses import half_squared_l2_norm
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.parameters import Params, batch_loss, snapshot, trainable, training_mode
+from unrolling.model_loss import batch_loss
+from unrolling.parameters import Params, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import WeightLog
 from unrolling.training import LossFn, Observer, check_lone_examples, independent_copy, train

@@ -10,7 +10,8 @@ from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
-from unrolling.parameters import Params, add, gradient
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, add
 
 
 def single_gradient_unlearn(

@@ -25,7 +25,8 @@ from unrolling.metrics.outputs import output_distance, relearn_time
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
 from unrolling.metrics.roc import roc_curve
 from unrolling.metrics.weights import epsilon_bound, kl_divergence_bound
-from unrolling.parameters import Params, add, check_same_parameters, distance, gradient
+from unrolling.model_loss import gradient
+from unrolling.parameters import Params, add, check_same_parameters, distance
 
 #: Steps after which relearning is given up.
 RELEARN_STEPS = 300

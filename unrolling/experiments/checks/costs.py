@@ -23,9 +23,10 @@ from unrolling.methods.sisa import (
     sisa_train,
     sisa_unlearn,
 )
+from unrolling.model_loss import batch_loss
 from unrolling.models import build_model
 from unrolling.paper import Finding
-from unrolling.parameters import Params, batch_loss, snapshot
+from unrolling.parameters import Params, snapshot
 from unrolling.seeding import make_generator, seeded
 from unrolling.training import train
 

@@ -15,9 +15,10 @@ from unrolling.experiments.ledger import check
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import execute, initial_model
 from unrolling.losses import Objective
+from unrolling.model_loss import batch_loss, gradient
 from unrolling.models import build_model
 from unrolling.paper import Finding
-from unrolling.parameters import batch_loss, gradient, snapshot
+from unrolling.parameters import snapshot
 from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import UnlearningTracker
 from unrolling.training import train

@@ -27,9 +27,10 @@ from unrolling.densities import (
 from unrolling.experiments.ledger import check
 from unrolling.losses import Objective
 from unrolling.methods.single_gradient import single_gradient_unlearn
+from unrolling.model_loss import batch_loss
 from unrolling.models import build_model
 from unrolling.paper import Finding
-from unrolling.parameters import add, batch_loss, load_parameters, snapshot, to_vector, training_mode
+from unrolling.parameters import add, load_parameters, snapshot, to_vector, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.training import copy_for_retraining, train
 from unrolling.unlearning_error import verification_error
