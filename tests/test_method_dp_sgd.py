@@ -204,7 +204,7 @@ def test_the_replacement_that_the_message_names_works():
 def test_layers_that_keep_statistics_of_the_data_are_refused():
     inputs, labels = data()
     model = nn.Sequential(nn.Linear(3, 4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True))
-    with pytest.raises(InputError, match="layer '1' keeps running statistics.*track_running_stats=False"):
+    with pytest.raises(InputError, match=r"layer '1' keeps running statistics.*track_running_stats=False"):
         train(model.double(), inputs, labels)
 
 

@@ -86,8 +86,8 @@ def used_gradients(model: nn.Module, batch: Batch, loss_fn: LossFn) -> tuple[lis
             if "use_reentrant" not in str(error):
                 raise
             raise InputError(
-                "the model recomputes activations by torch.utils.checkpoint(use_reentrant=True), which PyTorch "
-                "cannot do here: use use_reentrant=False."
+                "the model recomputes activations by torch.utils.checkpoint with use_reentrant=True, which "
+                "PyTorch cannot do here: set it to False."
             ) from error
     used = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
     return [p for p, _ in used], [dense(g) for _, g in used]  # foreach takes dense ones
