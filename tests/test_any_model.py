@@ -32,9 +32,9 @@ NO_HESSIAN = {"spectral norm", "old spectral norm"}
 
 
 SECOND = {"second_order", "linear_propagation"}
-#: What is refused in one line. DeltaGrad finds that its losses are not those of training, where they are drawn
-#: or keep a state. PyTorch has no second derivative of bags; of a model that recomputes, sums of losses have
-#: none that can be trusted. Filtration may always find that the logits are no linear layer's of its own weight.
+#: What is refused in one line. DeltaGrad finds that its losses are not those of training, where they are
+#: drawn or keep a state. PyTorch has no second derivative of bags; of a model that recomputes, sums of losses
+#: have none that can be trusted. Filtration may always find that the logits are no linear layer's of its own.
 REFUSED = {
     "dropout": {"deltagrad"},
     "spectral norm": {"deltagrad"},

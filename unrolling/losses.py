@@ -65,6 +65,7 @@ def logit_std(logits: Tensor) -> Tensor:
     Where all logits are equal the square root has no derivative. There the value is 0 and we take 0, the
     element of least norm of the subdifferential, as the gradient (and 0 as the Hessian).
     """
+    check_logits(logits)
     return _root(logits.var(dim=1, correction=0))
 
 
@@ -140,6 +141,7 @@ def logit_hessian_trace(logits: Tensor) -> Tensor:
 
 
 def _logit_hessian_diagonal(logits: Tensor) -> Tensor:
+    check_logits(logits)
     probabilities = logits.softmax(dim=1)
     return probabilities * (1 - probabilities)
 

@@ -169,6 +169,9 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: in
         InputError: If there are no examples, not one label for each, or the model does not return logits.
     """
     check_integer("batch_size", batch_size, minimum=1)
+    for name, data in (("inputs", inputs), ("labels", labels)):
+        if not isinstance(data, Tensor) or not data.ndim:
+            raise InputError(f"`{name}` must be a tensor with one row for each example, got {data!r:.40}.")
     if not len(inputs) or labels.shape != inputs.shape[:1]:
         raise InputError(
             f"accuracy needs at least one example and a label for each, got {len(inputs)} inputs and "
