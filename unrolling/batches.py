@@ -120,6 +120,10 @@ def make_batch_order(
     check_integer("num_examples", num_examples, minimum=1)
     check_integer("batch_size", batch_size, minimum=1)
     check_integer("num_epochs", num_epochs)
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"`generator` must be a torch.Generator, such as make_generator(seed), got {generator!r:.40}."
+        )
     if batch_size > num_examples:
         raise InputError(
             f"batch_size must be at most the number of examples ({num_examples}), got {batch_size}. "
