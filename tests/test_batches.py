@@ -128,3 +128,11 @@ def test_bad_input_is_named():
         order.without_example(9)
     with pytest.raises(InputError, match="whole number"):
         make_batch_order(4, 2.0, 1, torch.Generator())
+
+
+@pytest.mark.parametrize("generator", [None, 0, "0"])
+def test_the_source_of_the_permutation_is_not_the_global_one(generator):
+    with pytest.raises(
+        InputError, match=r"`generator` must be a torch.Generator, such as make_generator\(seed\)"
+    ):
+        make_batch_order(4, 2, 1, generator)

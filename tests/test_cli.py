@@ -23,6 +23,10 @@ class Result(NamedTuple):
     stderr: str
 
 
+#: Batches of 32, 1, 32, 1, ... and a network whose last maps are single pixels.
+LONE_RUN = ["run", "--dataset", "digits", "--model", "resnet18", "--width", "4", "--train-size", "33"]
+
+
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
     """The command line in this process, with an empty store and an empty data root."""
@@ -155,6 +159,7 @@ def test_doctor_reports_versions_devices_data_and_store(cli, tmp_path):
         (["run", "--gamma", "nan"], "gamma must be finite"),
         (["run", "--learning-rate", "0"], "learning_rate must be larger than 0"),
         ([*SMALL_RUN, "--batch-size", "65"], "batch_size must be at most"),
+        (LONE_RUN, "step 1 trains M on one example, of which batch norm takes no statistics"),
         ([*SMALL_RUN, "--forget-batch", "4"], "forget_batch and forget_count must name"),
         ([*SMALL_RUN, "--device", "tpu9"], "unknown device"),
         (["run", "--dataset", "cifar10"], "unrolling data cifar10 --download"),

@@ -11,11 +11,13 @@ from scipy.special import log_softmax
 from torch import nn
 
 from unrolling import (
+    BatchOrder,
     Objective,
     batch_loss,
     cross_entropy,
     gamma_from_released,
     half_squared_l2_norm,
+    hvp,
     l2_norm,
     logit_hessian_penalty,
     logit_hessian_trace,
@@ -23,8 +25,11 @@ from unrolling import (
     make_generator,
     sd_loss,
     sd_loss_released,
+    snapshot,
+    train,
 )
 from unrolling._checks import InputError
+from unrolling.losses import collapse_gamma
 from unrolling.model_loss import gradient
 from unrolling.parameters import trainable
 
@@ -146,3 +151,67 @@ def test_bad_losses_and_shapes_are_named():
         cross_entropy(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(InputError, match=r"Use labels.long"):
         cross_entropy(torch.zeros(2, 3), torch.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_norm_of_weights_has_gradient_and_hessian_zero_where_all_are_zero(dtype):
+    """Where |w| has no derivative 0 is the subgradient of least norm; convex problems start there."""
+    model = nn.Linear(3, 2).to(dtype)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    inputs = torch.randn(5, 3, generator=make_generator(0), dtype=dtype)
+    batch = inputs, torch.tensor([0, 1, 0, 1, 1])
+    plain = batch_loss(model, Objective("cross_entropy"), batch)
+    penalised = batch_loss(model, Objective("l2", 0.3), batch)
+    params = trainable(model)
+    for name, slope in gradient(penalised, params).items():
+        torch.testing.assert_close(slope, gradient(plain, params)[name])
+    ones = {name: torch.ones_like(p) for name, p in params.items()}
+    for name, product in hvp(penalised, params, ones).items():
+        torch.testing.assert_close(product, hvp(plain, params, ones)[name])
+    start = snapshot(model)
+    train(model, *batch, BatchOrder(((0, 1, 2, 3, 4),)), Objective("l2", 0.3), learning_rate=0.1)
+    expected = {name: -0.1 * slope for name, slope in gradient(plain, start).items()}
+    for name, p in model.named_parameters():  # the first step is that of the cross-entropy
+        torch.testing.assert_close(p.detach(), expected[name])
+
+
+def test_the_norm_of_weights_has_the_derivatives_of_the_root_elsewhere():
+    model = nn.Linear(3, 2).double()
+    loss = batch_loss(model, lambda m, b: l2_norm(m), None)
+    params = trainable(model)
+    w = torch.cat([p.detach().reshape(-1) for p in params.values()])
+    direction = torch.randn(8, dtype=torch.float64, generator=make_generator(0))
+    expected = (direction - w * (w @ direction) / (w @ w)) / w.norm()  # (I - u u^T) / |w|
+    found = hvp(loss, params, {"weight": direction[:6].view(2, 3), "bias": direction[6:]})
+    torch.testing.assert_close(torch.cat([p.reshape(-1) for p in found.values()]), expected)
+
+
+@pytest.mark.parametrize("label", [3, -1, -100, 10**9])
+@pytest.mark.parametrize("name", ["cross_entropy", "sd", "l2", "logit_hessian"])
+def test_labels_that_are_no_class_are_refused(label, name):
+    objective = Objective(name, 0.0 if name == "cross_entropy" else 0.5)
+    model, inputs = nn.Linear(4, 3), torch.ones(2, 4)
+    for labels in ([0, label], [label, label]):
+        with pytest.raises(InputError, match=r"`labels` must be from 0 to 2, one for each logit"):
+            objective(model, (inputs, torch.tensor(labels)))
+
+
+def test_batches_that_have_no_mean_loss_are_refused():
+    with pytest.raises(InputError, match="the batch is empty"):
+        cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(InputError, match="`labels` must be a tensor of int64 class numbers, got list"):
+        cross_entropy(torch.zeros(2, 3), [0, 1])
+    for batch in (torch.zeros(2, 3), {"inputs": 1}, (1, 2, 3)):
+        with pytest.raises(InputError, match=r"the batch must be a pair \(inputs, labels\)"):
+            Objective("cross_entropy")(nn.Identity(), batch)
+    with pytest.raises(InputError, match="no trainable parameters, and so no l2 norm"):
+        l2_norm(nn.Identity())
+
+
+@pytest.mark.parametrize("classes", [1, 0, -1, 2.0, "10", None])
+def test_strengths_ask_for_a_number_of_classes(classes):
+    with pytest.raises(InputError, match="num_classes must be"):
+        gamma_from_released(1.0, classes)
+    with pytest.raises(InputError, match="num_classes must be"):
+        collapse_gamma(classes)

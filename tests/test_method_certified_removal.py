@@ -382,7 +382,7 @@ def test_misuse_is_refused():
     for forget, words in (
         ([], "`forget` is empty"),
         (range(20), "holds every example"),
-        ([20], "forget must be between 0 and 19"),
+        ([20], "names 20, but there are 20: expected 0 to 19"),
     ):
         with pytest.raises(InputError, match=words):
             remove(forget)

@@ -371,3 +371,16 @@ def test_batch_norm_in_training_mode_is_refused():
     forget = order[0][:3]
     with pytest.raises(InputError, match="no batch norm or dropout in training mode"):
         deltagrad_unlearn(snapshot(net), log.weights, loss_on, order, forget, learning_rate=0.1)
+
+
+def test_a_run_that_does_not_fit_is_refused_where_the_first_forgotten_batch_is_whole():
+    """There the replay takes no step, so only a check of its own can tell."""
+    start, loss_on = logistic(100, 3)
+    order = BatchOrder(tuple(tuple(range(10 * k, 10 * k + 10)) for k in range(10)))
+    path = descend(start, loss_on, order, 0.5)
+    found = deltagrad_unlearn(path[-1], path[:-1], loss_on, order, order[4], learning_rate=0.5)
+    again = deltagrad_unlearn(path[-1], path[:-1], loss_on, order, order[4], learning_rate=0.5, batch_size=10)
+    assert again.cost.gradients == 5  # the five steps that follow; the check is no part of it
+    assert distance(found.params, descend(start, loss_on, order.without_batch(order[4]), 0.5)[-1]) < 1e-9
+    with pytest.raises(InputError, match="training moved by a gradient"):
+        deltagrad_unlearn(path[-1], path[:-1], loss_on, order, order[4], learning_rate=0.4)

@@ -193,14 +193,18 @@ def test_the_replacement_that_the_message_names_works():
     from opacus.validators import ModuleValidator
 
     inputs, labels = data()
+    model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2), nn.Flatten())
+    assert train(ModuleValidator.fix(model).double(), inputs, labels).epsilon > 0
+    # Of one number that a group has in an example there is no variance.
     model = ModuleValidator.fix(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))).double()
-    assert train(model, inputs, labels).epsilon > 0
+    with pytest.raises(InputError, match="takes no example on its own: Expected more than 1 value"):
+        train(model, inputs, labels)
 
 
-def test_other_layers_without_gradients_per_example_are_refused():
+def test_layers_that_keep_statistics_of_the_data_are_refused():
     inputs, labels = data()
     model = nn.Sequential(nn.Linear(3, 4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True))
-    with pytest.raises(InputError, match="Opacus cannot train this model"):
+    with pytest.raises(InputError, match=r"layer '1' keeps running statistics.*track_running_stats=False"):
         train(model.double(), inputs, labels)
 
 
@@ -226,3 +230,38 @@ def test_bad_input_is_named():
         group_privacy(1.0, 1e-5, 0)
     with pytest.raises(InputError, match="epsilon must be at least 0"):
         group_privacy(-1.0, 1e-5, 1)
+
+
+def test_without_noise_there_is_no_guarantee_and_unlearning_says_so():
+    trained = train(net(), *data(), noise_multiplier=0)
+    for m, delta in ((1, 1e-5), (3, math.inf)):
+        found = dp_sgd_unlearn(trained, m)
+        assert (found.epsilon, found.delta) == (math.inf, delta)
+        assert distance(found.params, trained.params) == 0
+    assert group_privacy(math.inf, 1e-5, 2) == (math.inf, math.inf)
+    for epsilon in (math.nan, -math.inf, "1"):
+        with pytest.raises(InputError, match="epsilon must be"):
+            group_privacy(epsilon, 1e-5, 1)
+
+
+def test_noise_falls_on_parameters_that_the_loss_does_not_use():
+    """Whether one is used may depend on the data, so what is published of it is noise as well."""
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 4), nn.Linear(30, 40)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with seeded(0, "half"):
+        model = Half().double()
+    found = train(model, *data(), num_steps=1, learning_rate=0.1)
+    noise = (found.params["unused.weight"] - model.unused.weight.detach()) / (0.1 * 0.7 / 6)
+    assert float(noise.square().mean()) == pytest.approx(1, abs=5 * (2 / 1200) ** 0.5)
+
+
+def test_a_frozen_model_and_layers_that_refuse_one_example_are_named():
+    with pytest.raises(InputError, match="no trainable parameters"):
+        train(net().requires_grad_(False), *data())

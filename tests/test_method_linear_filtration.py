@@ -157,3 +157,29 @@ def test_bad_input_is_named():
         linear_filtration_unlearn(model, inputs, labels, FORGET, variant="randomization")
     with pytest.raises(InputError, match=r"shape \(c, c\)"):
         filtration_matrix(torch.zeros(2, 3), 0, "naive")
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(C, C), nn.Linear(C, C)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(C, C)),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(C, C)),
+        lambda: nn.utils.spectral_norm(nn.Linear(C, C)),
+        Tied,
+    ],
+)
+def test_a_last_layer_whose_weight_is_not_its_own_is_refused(last):
+    with seeded(0, "filtration"):
+        model, inputs = nn.Sequential(last()).double(), torch.randn(60, C, dtype=torch.float64)
+    with pytest.raises(InputError, match="is tied to another layer's or computed from other parameters"):
+        unlearn(model, inputs, torch.arange(60) % C, "naive")

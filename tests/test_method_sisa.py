@@ -224,7 +224,7 @@ def test_bad_input_is_named():
         assign_shards(5, 2, 3, seed=0)
     with pytest.raises(InputError, match="`forget` is empty"):
         sisa_unlearn(trained, inputs, labels, [])
-    with pytest.raises(InputError, match=r"no examples \[48\]"):
+    with pytest.raises(InputError, match="`forget` names 48, but there are 48"):
         sisa_unlearn(trained, inputs, labels, [3, 48])
     with pytest.raises(InputError, match=r"\[3\].*already forgotten"):
         sisa_unlearn(sisa_unlearn(trained, inputs, labels, [3]), inputs, labels, [3])
@@ -238,3 +238,10 @@ def test_bad_input_is_named():
         sisa_train(model, inputs, labels, (), RECIPE)
     with pytest.raises(InputError, match="num_epochs"):
         replace(RECIPE, num_epochs=0)
+
+
+def test_stages_of_one_example_under_batch_norm_are_refused():
+    model, inputs, labels = problem()
+    model = nn.Sequential(nn.Linear(inputs.shape[1], 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    with pytest.raises(InputError, match="step 0 trains M on one example, of which batch norm takes no"):
+        sisa_train(model, inputs, labels, assign_shards(6, 2, 3, seed=0), RECIPE)

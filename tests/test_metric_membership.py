@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn import metrics
 from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
 
 from unrolling import make_generator
 from unrolling._checks import InputError
@@ -186,6 +187,11 @@ PAIR = (torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
         (lambda: roc_curve(torch.zeros(0), torch.zeros(2)), "member_scores.*non-empty.*shape \\(0,\\)"),
         (lambda: roc_curve(torch.zeros(2), [0.0]), "nonmember_scores.*got list"),
         (lambda: roc_curve(torch.tensor([math.nan]), torch.zeros(2)), "member_scores.*finite"),
+        (
+            lambda: shadow_model_attack(PAIR, PAIR, PAIR, classifier=SVC()),
+            "predict_proba.*SVC.*probability=True",
+        ),
+        (lambda: tpr_at_fpr(None, 0.1), "`curve` must be from roc_curve.*got NoneType"),
         (lambda: tpr_at_fpr(roc_curve(torch.ones(1), torch.zeros(1)), 2.0), "at most 1, got 2"),
         (lambda: loss_threshold_attack(torch.zeros(2, 2), torch.zeros(2)), "member_losses.*shape \\(2, 2\\)"),
         (lambda: shadow_model_attack(PAIR, PAIR, (PAIR[0].log(), PAIR[1])), "query.*Are these logits"),

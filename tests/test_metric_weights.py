@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from unrolling import (
     delta_bound,
@@ -172,6 +172,10 @@ def test_divergences_of_mixtures_are_at_most_the_means_over_orderings(count, siz
         ([1.0, float("nan")], 1.0, "all finite"),
         ([[1.0]], 1.0, "a sequence"),
         (1.0, 0.0, "noise must be larger than 0"),
+        ("x", 1.0, "`verification_errors` must be numbers, got a str"),
+        ({}, 1.0, "`verification_errors` must be numbers, got a dict"),
+        ([1.0, [2.0]], 1.0, "`verification_errors` must be numbers, got a list"),
+        (10**400, 1.0, "`verification_errors` must be numbers, got a int"),
     ],
 )
 def test_bad_input_is_refused(errors, noise, message):
@@ -186,3 +190,25 @@ def test_bad_epsilon_and_delta_are_refused():
     for delta, message in ((0.0, "delta must be larger than 0"), (1.0, "delta must be below 1")):
         with pytest.raises(InputError, match=message):
             epsilon_bound(1.0, 1.0, delta)
+
+
+@pytest.mark.parametrize("distance", [1e155, 1e200, 1e308, math.inf])
+def test_models_that_are_too_far_apart_for_a_float_are_told_apart_for_certain(distance):
+    """From v^2 / 2 s^2 on epsilon has no float; v / s itself may have none either."""
+    errors, noise = (distance, 1.0) if distance < math.inf else (1e200, 1e-200)
+    for delta in (1e-5, 0.5):
+        assert epsilon_bound(errors, noise, delta) == math.inf
+    assert total_variation_bound(errors, noise) == 1
+    assert delta_bound(errors, noise, 1.0) == 1
+    assert kl_divergence_bound(errors, noise) == math.inf
+    # Of two orderings one is certain: half of it, and what the other adds, is the best there is.
+    expected = optimize.brentq(lambda e: delta_bound(1.0, 1.0, e) - 0.2, 0, 10)
+    assert epsilon_bound([distance if distance < math.inf else 1e300, 1.0], 1.0, 0.6) == pytest.approx(
+        expected
+    )
+
+
+def test_epsilon_of_far_models_is_that_of_the_leading_terms():
+    """delta = 1/2 where epsilon = v^2 / 2 s^2 - 1 + ..., for the second term of delta vanishes."""
+    for distance in (1e3, 1e8, 1e100, 1e154):
+        assert epsilon_bound(distance, 1.0, 0.5) == pytest.approx(distance * distance / 2, rel=1e-5)

@@ -150,7 +150,7 @@ def test_adding_back_the_shares_at_w0_undoes_the_forgotten_examples_of_a_linear_
 def test_as_model_evaluates_the_given_weights_in_evaluation_mode_without_gradients():
     with seeded(0, "model"):
         module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double()
-    problem = make(model=module)
+    problem = make(model=module, forget=(3, 4, 5))
     doubled = {name: 2 * p for name, p in problem.final_params.items()}
     model = as_model(problem.trained, doubled)
     expected = copy.deepcopy(problem.trained).eval()
@@ -180,7 +180,7 @@ def test_outcome_holds_the_three_models_and_both_costs():
         ({"forget": ()}, "empty"),
         ({"forget": tuple(range(8))}, "every example"),
         ({"forget": (3, 3)}, "twice"),
-        ({"forget": (9,)}, "example 9 is at no step"),
+        ({"forget": (9,)}, "names 9, but there are 8"),
         ({"order": BatchOrder(((0, 8),)), "forget": (0,)}, "at most|between 0 and 7"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"l2": -1.0}, "l2"),
@@ -196,6 +196,41 @@ def test_misuse_is_refused(changes, message):
 
 
 def test_share_of_part_of_a_batch_does_not_exist_with_batch_norm():
-    problem = make(model=nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double(), forget=(3, 4))
+    problem = make(model=nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double(), forget=(3,))
     with pytest.raises(NotApplicable, match="batch norm mixes"):
         problem.share(ORDER[1])
+
+
+def test_share_is_the_loss_in_training_mode():
+    """With dropout the share is what the step saw: the mask of the random state at the call, not none."""
+    with seeded(0, "model"):
+        model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 3)).double()
+    problem = make(model=model)
+    for batch, gone in ((ORDER[1], [3]), (ORDER[2], [7])):
+        torch.manual_seed(3)
+        found = problem.share(batch)(problem.initial_params)
+        by_hand = copy.deepcopy(model).train()
+        torch.manual_seed(3)
+        logits = by_hand(problem.inputs[gone])
+        expected = nn.functional.cross_entropy(logits, problem.labels[gone]) / len(batch)
+        torch.testing.assert_close(found, expected)
+        by_hand.eval()
+        still = nn.functional.cross_entropy(by_hand(problem.inputs[gone]), problem.labels[gone]) / len(batch)
+        assert abs(float(found) - float(still.detach())) > 1e-3
+
+
+@pytest.mark.parametrize("forget", [(3, 4), (6,)])
+def test_one_example_left_under_batch_norm_is_refused(forget):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    with pytest.raises(InputError, match=r"step [12] trains M' on one example, of which batch norm takes no"):
+        make(model=model, forget=forget)
+    order = BatchOrder((*ORDER.steps, (5,)))
+    with pytest.raises(InputError, match="step 6 trains M on one example"):
+        make(model=model, forget=(0, 1, 2), order=order)
+
+
+@pytest.mark.parametrize("name", ["inputs", "labels"])
+@pytest.mark.parametrize("data", [{"ids": torch.zeros(8)}, [0] * 8, torch.tensor(1)])
+def test_data_that_are_no_tensor_are_refused(name, data):
+    with pytest.raises(InputError, match=f"`{name}` must be a tensor with one row for each example"):
+        replace(make(), **{name: data})

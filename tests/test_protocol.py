@@ -6,12 +6,14 @@ import dataclasses
 import pytest
 import torch
 
-from unrolling import Objective
+from unrolling import Objective, snapshot, verification_error
 from unrolling._checks import InputError
 from unrolling.experiments import RunConfig
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import execute, initial_model
+from unrolling.experiments.unlearned import Unlearning
+from unrolling.model_loss import gradient
 
 CONFIG = RunConfig(
     dataset="digits",
@@ -255,3 +257,18 @@ def test_sigma_can_be_sampled_in_a_bounded_basis():
     assert bounded["trace"]["v"] == whole["trace"]["v"]
     with pytest.raises(InputError, match="sigma_basis must be 0 or at least 3, got 2"):
         dataclasses.replace(CONFIG, sigma_basis=2)
+
+
+def test_nothing_is_unlearned_before_the_forgotten_examples_were_seen():
+    """M'' is M until the first step on F, and what the formulas say from then on."""
+    found = protocol(forget_batch=3)
+    model = initial_model(CONFIG, DATA)
+    unlearning = Unlearning(model, Objective("sd", 1.0), INPUTS, LABELS, found, learning_rate=0.1)
+    slope = gradient(unlearning._parts[found.order[3]], snapshot(model))
+    for done in range(3 + 1):
+        for now in (unlearning.at_final_weights(done), unlearning.at_initial_weights(done)):
+            assert verification_error(now, snapshot(model)) == 0
+    later = {name: p + 0.1 * slope[name] for name, p in snapshot(model).items()}
+    for now in (unlearning.at_final_weights(4), unlearning.at_initial_weights(4)):
+        assert verification_error(now, later) < 1e-12
+        assert verification_error(now, snapshot(model)) > 1e-3

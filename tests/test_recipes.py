@@ -101,3 +101,34 @@ def test_augmentation_is_the_same_at_the_same_step_and_another_at_the_next():
 
     assert torch.equal(at(3), at(3))
     assert not torch.equal(at(3), at(4))
+
+
+class Half(nn.Module):
+    """Two heads, of which the loss uses one, and the other only in the third epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.rarely, self.calls = nn.Linear(6, 3), nn.Linear(6, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        found = self.used(x)
+        return found + self.rarely(x) if self.calls > 2 * STEPS else found
+
+
+@pytest.mark.parametrize("recipe", [Recipe(momentum=0.9), Recipe(momentum=0.9, weight_decay=0.1)])
+def test_parameters_that_a_step_does_not_use_are_not_decayed_and_keep_their_velocity(problem, recipe):
+    _, inputs, labels, order = problem
+    with seeded(1, "model"):
+        model = Half().double()
+    reference = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(
+        reference.parameters(), lr=0.1, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    for step in order:
+        optimizer.zero_grad()
+        OBJECTIVE(reference, (inputs[list(step)], labels[list(step)])).backward()
+        optimizer.step()
+    with torch.no_grad():
+        train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, stepper=stepper(recipe))
+    assert_same(model, reference)

@@ -205,7 +205,7 @@ def test_bad_input_is_refused():
         second_order_unlearn(params, params, losses, [0], learning_rate=0)
     with pytest.raises(InputError, match="`forget_steps` is empty"):
         second_order_unlearn(params, params, losses, [], learning_rate=0.1)
-    with pytest.raises(InputError, match="forget_steps must be between 0 and 2, got 3"):
+    with pytest.raises(InputError, match="`forget_steps` names 3, but there are 3"):
         second_order_unlearn(params, params, losses, [3], learning_rate=0.1)
     with pytest.raises(InputError, match="sample must be at least 1"):
         second_order_unlearn(params, params, losses, [0], learning_rate=0.1, sample=0)

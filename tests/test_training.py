@@ -15,6 +15,7 @@ from unrolling import (
     make_batch_order,
     make_generator,
     seeded,
+    sgd_step,
     single_gradient_unlearn,
     snapshot,
     train,
@@ -22,7 +23,7 @@ from unrolling import (
 )
 from unrolling._checks import InputError
 from unrolling.parameters import trainable
-from unrolling.training import DivergedError, Observer
+from unrolling.training import DivergedError, Observer, Stepper
 
 OBJECTIVE = Objective("sd", 0.5)
 
@@ -223,9 +224,178 @@ def test_bad_input_is_named(problem):
             train(model, inputs, labels, order, OBJECTIVE, learning_rate=eta)
     with pytest.raises(InputError, match="together"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, forget=order[0])
-    with pytest.raises(InputError, match="example 99 of `forget` is at no step"):
+    with pytest.raises(InputError, match="`forget` names 99, but there are 40"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=model, forget=(0, 99))
     with pytest.raises(DivergedError, match="learning_rate below 1e\\+200"):
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=1e200)
     with pytest.raises(InputError, match="momentum must be below 1"):
         single_gradient_unlearn(snapshot(model), snapshot(model), None, learning_rate=0.1, momentum=1.0)
+
+
+# What torch.optim.SGD trains
+
+
+class Half(nn.Module):
+    """A body and two heads, of which only the first is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.used, self.unused = nn.Linear(6, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.used(torch.tanh(self.body(x)))
+
+
+def test_parameters_that_the_loss_does_not_use_stay(problem):
+    _, inputs, labels, order = problem
+    with seeded(1, "model"):
+        model = Half().double()
+    start, reference = snapshot(model), copy.deepcopy(model)
+    optimise(reference, inputs, labels, order)
+    retrained = copy_for_retraining(model)
+    train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, retrained=retrained, forget=order[0])
+    assert_same_state(model, reference, rtol=1e-12, atol=1e-12)
+    assert torch.equal(model.unused.weight, start["unused.weight"])
+    assert torch.equal(retrained.unused.weight, start["unused.weight"])
+    sgd_step(model, (inputs[:8], labels[:8]), OBJECTIVE, 0.1)
+    assert_same_state(model, optimise(reference, inputs, labels, [range(8)]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("surroundings", [torch.no_grad, lambda: torch.set_grad_enabled(False)])
+def test_the_callers_grad_mode_does_not_matter(problem, surroundings):
+    model, inputs, labels, order = problem
+    reference = optimise(copy.deepcopy(model), inputs, labels, order)
+    with surroundings():
+        train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1)
+        assert not torch.is_grad_enabled()
+    assert_same_state(model, reference, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_that_cannot_be_taken_are_refused_in_one_line(problem):
+    model, inputs, labels, _ = problem
+    batch, before = (inputs[:8], labels[:8]), snapshot(model)
+    for eta in (float("nan"), float("inf"), 0, -0.1, "0.1", None):
+        with pytest.raises(InputError, match="learning_rate"):
+            sgd_step(model, batch, OBJECTIVE, eta)
+    for loss_fn, words in [
+        (lambda m, b: m(b[0]), r"scalar tensor, got shape \(8, 3\): take the mean"),
+        (lambda m, b: m(b[0]).mean().item(), "scalar tensor, got float"),
+        (lambda m, b: None, "scalar tensor, got NoneType"),
+        (lambda m, b: b[0].mean(), "depends on no trainable parameter"),
+        (lambda m, b: m(b[0]).mean().detach(), "depends on no trainable parameter"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            sgd_step(model, batch, loss_fn, 0.1)
+    with pytest.raises(InputError, match="depends on no trainable parameter"):
+        sgd_step(copy.deepcopy(model).requires_grad_(False), batch, OBJECTIVE, 0.1)
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        sgd_step(model, batch, OBJECTIVE, 0.1)
+    assert verification_error(snapshot(model), before) == 0
+
+
+def test_data_that_are_no_tensors_are_named(problem):
+    model, inputs, labels, order = problem
+    for data, words in [
+        ((inputs.tolist(), labels), "`inputs` must be a tensor"),
+        ((inputs, labels.tolist()), "`labels` must be a tensor"),
+        ((inputs, labels[:-1]), "one label for each of the 40 inputs, got 39"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            train(model, *data, order, OBJECTIVE, learning_rate=0.1)
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("name", ["M", "M'"])
+def test_weights_that_are_not_finite_are_noticed_in_either_model(name):
+    inputs, labels = torch.zeros(8, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+    order = make_batch_order(8, 2, 1, make_generator(0))
+
+    class ByModel(Stepper):
+        def take(self, model, batch, loss_fn, learning_rate, step):
+            if (model is retrained) == (name == "M'"):
+                with torch.no_grad():
+                    model.weight[0] = float("inf")
+
+    model = LinearLoss()
+    retrained = copy_for_retraining(model)
+    with pytest.raises(DivergedError, match=f"weights of {name} are not finite after"):
+        train(
+            model,
+            inputs,
+            labels,
+            order,
+            linear_objective,
+            learning_rate=0.1,
+            retrained=retrained,
+            forget=order[0],
+            stepper=ByModel(),
+        )
+
+
+@pytest.mark.parametrize(("first", "taken"), [(0, 4), (3, 4), (4, 8), (9, 12)])
+def test_divergence_is_noticed_at_the_end_of_its_epoch(first, taken):
+    """Ten epochs of four steps: NaN from some step on ends training with that epoch."""
+    inputs, labels = torch.zeros(8, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+    order, steps = make_batch_order(8, 2, 10, make_generator(0), reshuffle=True), []
+
+    class Watched(Stepper):
+        def take(self, model, batch, loss_fn, learning_rate, step):
+            steps.append(step)
+            if step == first:
+                with torch.no_grad():
+                    model.weight[0] = float("nan")
+
+    with pytest.raises(DivergedError, match=f"after {taken} steps; try a learning_rate below 0.1"):
+        train(LinearLoss(), inputs, labels, order, linear_objective, learning_rate=0.1, stepper=Watched())
+    assert len(steps) == taken
+
+
+# One example under batch norm
+
+
+def flat_norm():
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+
+
+def test_one_example_left_over_under_batch_norm_is_refused_before_the_first_step(problem):
+    _, inputs, labels, _ = problem
+    model, order = flat_norm(), make_batch_order(33, 8, 2, make_generator(0))
+    before = copy.deepcopy(model)
+    with pytest.raises(InputError, match=r"step 4 trains M on one example.*Choose a batch size"):
+        train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1)
+    order = make_batch_order(32, 8, 2, make_generator(0))
+    with pytest.raises(InputError, match=r"step 2 trains M' on one example.*forget other examples"):
+        train(
+            model,
+            inputs,
+            labels,
+            order,
+            OBJECTIVE,
+            learning_rate=0.1,
+            retrained=copy_for_retraining(model),
+            forget=order[2][:7],
+        )
+    assert_same_state(model, before, rtol=0, atol=0)
+
+
+def test_one_image_of_many_pixels_has_statistics():
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 2)).double()
+    inputs = torch.randn(5, 1, 4, 4, dtype=torch.float64, generator=make_generator(0))
+    labels, reference = torch.tensor([0, 1, 0, 1, 0]), copy.deepcopy(model)
+    order = make_batch_order(5, 4, 2, make_generator(1))
+    train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1)
+    assert_same_state(model, optimise(reference, inputs, labels, order), rtol=1e-12, atol=1e-12)
+
+
+def test_accuracy_of_nothing_is_refused(problem):
+    model, inputs, labels, _ = problem
+    for data, words in [
+        ((inputs[:0], labels[:0]), "at least one example"),
+        ((inputs, labels[:3]), r"labels of shape \(3,\)"),
+        ((inputs, labels[:, None]), r"labels of shape \(40, 1\)"),
+        ((inputs.tolist(), labels), "`inputs` must be a tensor"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            accuracy(model, *data)

@@ -2,8 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
+from typing import Any
 
 
 class UnrollingError(Exception):
@@ -62,3 +63,67 @@ def check_integer(name: str, value: object, *, minimum: int = 0, maximum: int | 
         span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
         raise InputError(f"{name} must be {span}, got {number}.")
     return number
+
+
+def check_examples(name: str, examples: object, *, total: int | None = None) -> tuple[int, ...]:
+    """Return the numbers of some examples (or steps) as plain ints: in the order given, of a set ascending.
+
+    Args:
+        name: Of the argument, for messages.
+        examples: Whole numbers in a list, range, set, array, tensor or series, or one of them; or a mask: as
+            many booleans as there are examples, true for those that are meant.
+        total: How many examples there are. Without it a mask is refused, as its length cannot be checked.
+
+    Raises:
+        InputError: If there is none, one is negative, named twice, or not there; or if these are no numbers.
+    """
+    wanted = f"`{name}` must be whole numbers in a list, range, set, array or tensor of one dimension"
+    if examples is None or isinstance(examples, str | bytes | Mapping):
+        raise InputError(f"{wanted}, got {examples!r:.40} ({type(examples).__name__}).")
+    values = _plain(examples)
+    found = [_plain(value) for value in values] if isinstance(values, Iterable) else [values]
+    if not found:
+        raise InputError(f"`{name}` is empty: expected at least one.")
+    if all(isinstance(value, bool) for value in found):
+        if total is None:
+            raise InputError(
+                f"`{name}` is a mask of {len(found)} booleans; expected numbers here. Pass "
+                "torch.where(mask)[0] or numpy.flatnonzero(mask)."
+            )
+        if len(found) != total:
+            raise InputError(
+                f"`{name}` is a mask of {len(found)} booleans, but there are {total} to choose from."
+            )
+        found = [place for place, chosen in enumerate(found) if chosen]
+        if not found:
+            raise InputError(f"`{name}` is a mask that chooses nothing: expected at least one.")
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            nested = isinstance(value, list | tuple)
+            hint = " Take [0] of torch.where(...), and flatten() of nonzero()." if nested else ""
+            raise InputError(f"{wanted}, got {value!r:.40} in it ({type(value).__name__}).{hint}")
+    numbers = tuple(int(value) for value in found)
+    if min(numbers) < 0:
+        raise InputError(f"`{name}` names {min(numbers)}: numbers count from 0, none is negative.")
+    if total is not None and max(numbers) >= total:
+        raise InputError(f"`{name}` names {max(numbers)}, but there are {total}: expected 0 to {total - 1}.")
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
+        raise InputError(f"`{name}` names {twice} twice; expected each once.")
+    return tuple(sorted(numbers)) if isinstance(values, Set) else numbers
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays and tensors as lists, and theirs of no dimension as numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_logits(logits: Any) -> None:
+    """Raise unless a model's output is one tensor of shape (batch, classes)."""
+    if not hasattr(logits, "softmax"):
+        raise InputError(
+            f"the model returned a {type(logits).__name__}; expected logits, one tensor of shape (batch, "
+            "classes). Wrap it in a module whose forward returns them, for example model(inputs).logits."
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise InputError(f"`logits` must have shape (batch, classes >= 2), got {tuple(logits.shape)}.")

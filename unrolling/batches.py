@@ -1,11 +1,17 @@
 """The batch order as a value: the paper's I, which one can print, store and remove an example from."""
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
 
-from unrolling._checks import InputError, check_integer
+from unrolling._checks import InputError, check_examples, check_integer
+
+#: Numbers of examples in any form: a list, range, set, array or tensor of integers, or one integer.
+Examples: TypeAlias = Collection[int] | torch.Tensor | np.ndarray | int
 
 _POOL = 50  # batches that are sorted by length together
 
@@ -20,6 +26,12 @@ class BatchOrder:
 
     steps: tuple[tuple[int, ...], ...]
 
+    def __post_init__(self) -> None:
+        # Lists, arrays and tensors of numbers are batches too; but batches are compared, and keys of dicts.
+        if not all(type(step) is tuple and all(type(i) is int for i in step[:1]) for step in self.steps):
+            steps = tuple(tuple(int(example) for example in step) for step in self.steps)
+            object.__setattr__(self, "steps", steps)
+
     def __len__(self) -> int:
         return len(self.steps)
 
@@ -30,32 +42,54 @@ class BatchOrder:
         check_integer("step", step, maximum=len(self.steps) - 1)
         return self.steps[step]
 
-    def steps_of_batch(self, batch: Sequence[int]) -> tuple[int, ...]:
+    def steps_of_batch(self, batch: Examples) -> tuple[int, ...]:
         """Return the steps that train on exactly this batch; m of them when it is seen in m epochs."""
-        found = tuple(i for i, step in enumerate(self.steps) if step == tuple(batch))
+        wanted = check_examples("batch", batch)
+        found = tuple(i for i, step in enumerate(self.steps) if step == wanted)
         if not found:
             raise InputError(
-                f"the batch {tuple(batch)[:4]}... is at no step of this order of {len(self)} steps."
+                f"the batch {wanted[:4]}... is at no step of this order of {len(self)} steps: expected its "
+                "examples, all of them and in its order."
             )
         return found
 
-    def without_batch(self, batch: Sequence[int]) -> "BatchOrder":
+    def without_batch(self, batch: Examples) -> "BatchOrder":
         r"""Return the order of the retrained model M': every step on ``batch`` is left out (section 8.3)."""
         left_out = set(self.steps_of_batch(batch))
         return BatchOrder(tuple(step for i, step in enumerate(self.steps) if i not in left_out))
 
-    def without(self, examples: Collection[int]) -> "BatchOrder":
+    def without(self, examples: Examples) -> "BatchOrder":
         r"""Return I': ``examples`` are removed in place, as section 4.1 does; emptied steps disappear."""
-        gone = set(examples)
-        missing = gone.difference(*self.steps)
-        if missing and self.steps:
-            raise InputError(f"example {min(missing)} is at no step of this order; nothing to remove.")
+        gone = set(self.check("examples", examples) if self.steps else check_examples("examples", examples))
         steps = (tuple(i for i in step if i not in gone) for step in self.steps)
         return BatchOrder(tuple(step for step in steps if step))
 
     def without_example(self, example: int) -> "BatchOrder":
         r"""Return I': one example is removed in place, as section 4.1 does; emptied steps disappear."""
         return self.without([example])
+
+    def check(self, name: str, forget: Examples, *, total: int | None = None) -> tuple[int, ...]:
+        """Return the examples to forget as plain ints, if they are some but not all of this order's.
+
+        Args:
+            name: Of the argument, for messages.
+            forget: Whole numbers in any form, or one of them; with ``total`` a mask as well.
+            total: How many examples the data set has.
+
+        Raises:
+            InputError: If ``forget`` is empty, everything, or names an example that is at no step, or twice.
+        """
+        numbers = check_examples(name, forget, total=total)
+        trained = set(itertools.chain.from_iterable(self.steps))
+        if missing := set(numbers) - trained:
+            raise InputError(
+                f"`{name}`: example {min(missing)} is at no step of this order; there is nothing to forget."
+            )
+        if len(numbers) == len(trained):
+            raise InputError(
+                f"`{name}` holds every example of this order; nothing would be left to train on."
+            )
+        return numbers
 
 
 def make_batch_order(
@@ -86,6 +120,10 @@ def make_batch_order(
     check_integer("num_examples", num_examples, minimum=1)
     check_integer("batch_size", batch_size, minimum=1)
     check_integer("num_epochs", num_epochs)
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"`generator` must be a torch.Generator, such as make_generator(seed), got {generator!r:.40}."
+        )
     if batch_size > num_examples:
         raise InputError(
             f"batch_size must be at most the number of examples ({num_examples}), got {batch_size}. "

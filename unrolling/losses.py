@@ -11,12 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_choice, check_real
+from unrolling._checks import InputError, check_choice, check_integer, check_logits, check_real
+
+#: No label; PyTorch's own default, -100, would leave such examples out in silence.
+_NO_LABEL = torch.iinfo(torch.int64).min
 
 
 def _check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise InputError(f"`logits` must have shape (batch, classes >= 2), got {tuple(logits.shape)}.")
+    check_logits(logits)
+    if not len(logits):
+        raise InputError("the batch is empty: the mean loss needs at least one example.")
+    if not isinstance(labels, Tensor):
+        raise InputError(f"`labels` must be a tensor of int64 class numbers, got {type(labels).__name__}.")
     if labels.shape != logits.shape[:1]:
         raise InputError(f"`labels` must have shape ({logits.shape[0]},), got {tuple(labels.shape)}.")
     if labels.dtype != torch.int64:
@@ -31,9 +37,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: Shape (batch, classes).
         labels: int64 class numbers of shape (batch,).
+
+    Raises:
+        InputError: If shapes or dtypes are not as above, or a label is no class (on a GPU CUDA says so).
     """
     _check_logits_and_labels(logits, labels)
-    return F.cross_entropy(logits, labels)
+    try:
+        return F.cross_entropy(logits, labels, ignore_index=_NO_LABEL)
+    except IndexError as error:
+        raise InputError(
+            f"`labels` must be from 0 to {logits.shape[1] - 1}, one for each logit: {error}"
+        ) from error
+
+
+def _root(square: Tensor) -> Tensor:
+    """Return the square root, with 0 for its gradient and Hessian where it is 0: a subgradient of a norm."""
+    zero = square == 0
+    # Two wheres: the inner one keeps infinity out of the backward pass, where 0 * inf would be NaN.
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
 def logit_std(logits: Tensor) -> Tensor:
@@ -44,10 +65,8 @@ def logit_std(logits: Tensor) -> Tensor:
     Where all logits are equal the square root has no derivative. There the value is 0 and we take 0, the
     element of least norm of the subdifferential, as the gradient (and 0 as the Hessian).
     """
-    variance = logits.var(dim=1, correction=0)
-    flat = variance == 0
-    # Two wheres: the inner one keeps infinity out of the backward pass, where 0 * inf would be NaN.
-    return torch.where(flat, 0.0, torch.where(flat, 1.0, variance).sqrt())
+    check_logits(logits)
+    return _root(logits.var(dim=1, correction=0))
 
 
 def sd_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -83,9 +102,8 @@ def gamma_from_released(gamma_released: float, num_classes: int) -> float:
         >>> round(gamma_from_released(20.0, 10), 4)  # the largest strength of Table 1
         2.1082
     """
-    return check_real("gamma_released", gamma_released, minimum=0) / math.sqrt(
-        num_classes * (num_classes - 1)
-    )
+    classes = check_integer("num_classes", num_classes, minimum=2)
+    return check_real("gamma_released", gamma_released, minimum=0) / math.sqrt(classes * (classes - 1))
 
 
 def sd_loss_released(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -102,7 +120,7 @@ def sd_loss_released(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
 def collapse_gamma(num_classes: int) -> float:
     r"""Return :math:`\sqrt{c - 1}`: from this strength of Eq. 10 on, equal logits are optimal."""
-    return math.sqrt(num_classes - 1)
+    return math.sqrt(check_integer("num_classes", num_classes, minimum=2) - 1)
 
 
 def logit_hessian_penalty(logits: Tensor) -> Tensor:
@@ -123,19 +141,25 @@ def logit_hessian_trace(logits: Tensor) -> Tensor:
 
 
 def _logit_hessian_diagonal(logits: Tensor) -> Tensor:
+    check_logits(logits)
     probabilities = logits.softmax(dim=1)
     return probabilities * (1 - probabilities)
 
 
 def _squared_l2_norm(model: nn.Module) -> Tensor:
     # Inside functional_call the weights are plain tensors; a frozen weight is still a Parameter.
-    weights = (p for p in model.parameters() if p.requires_grad or not isinstance(p, nn.Parameter))
+    weights = [p for p in model.parameters() if p.requires_grad or not isinstance(p, nn.Parameter)]
+    if not weights:
+        raise InputError("the model has no trainable parameters, and so no l2 norm.")
     return torch.stack([p.square().sum() for p in weights]).sum()
 
 
 def l2_norm(model: nn.Module) -> Tensor:
-    r"""Return :math:`\|w\|_2` over all trainable parameters, the penalty section 6.1 prints (not squared)."""
-    return _squared_l2_norm(model).sqrt()
+    r"""Return :math:`\|w\|_2` over all trainable parameters, the penalty section 6.1 prints (not squared).
+
+    At w = 0, where it has no derivative, gradient and Hessian are taken to be 0.
+    """
+    return _root(_squared_l2_norm(model))
 
 
 def half_squared_l2_norm(model: nn.Module) -> Tensor:
@@ -188,7 +212,13 @@ class Objective:
             )
 
     def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean loss of ``model`` over the batch (inputs, labels)."""
+        """Return the mean loss of ``model`` over the batch (inputs, labels).
+
+        Raises:
+            InputError: If the batch is no such pair, or the model's output is not one tensor of logits.
+        """
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError(f"the batch must be a pair (inputs, labels), got {type(batch).__name__}.")
         inputs, labels = batch
         logits = model(inputs)
         if self.name in _WEIGHT_PENALTIES:

@@ -34,8 +34,19 @@ def make_generator(seed: int, *name: object, device: str | torch.device = "cpu")
 def seeded(seed: int, *name: object) -> Iterator[None]:
     """Run a block whose global random state is the stream called ``name``; the caller's state comes back.
 
-    For code that draws from PyTorch's global generator and cannot be handed another: weight initialisation.
+    For code that draws from PyTorch's global generators, that of the CPU and those of all CUDA devices, and
+    cannot be handed another: weight initialisation, dropout. NumPy's and Python's generators, and those of
+    other accelerators, are not touched.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(seed, *name))
-        yield
+    stream, cuda = stream_seed(seed, *name), torch.cuda.is_available()
+    started = cuda and torch.cuda.is_initialized()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if started else []):
+            torch.default_generator.manual_seed(stream)
+            if cuda:
+                torch.cuda.manual_seed_all(stream)
+            yield
+    finally:
+        if cuda and not started:
+            # CUDA had drawn nothing: it starts, as without the block, from the seed of the CPU's generator.
+            torch.cuda.manual_seed_all(torch.initial_seed())

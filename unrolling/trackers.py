@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_choice, check_integer, check_logits, check_real
 from unrolling._examples import check_not_empty
 from unrolling._optimizer import (
     Seen,
@@ -426,16 +426,23 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: in
     """Return the fraction classified correctly, in evaluation mode; the model's buffers are not touched.
 
     Raises:
-        InputError: If there is nothing to classify, or not one label for each input.
+        InputError: If there are no examples, not one label for each, or the model does not return logits.
     """
     check_integer("batch_size", batch_size, minimum=1)
-    if not 0 < len(inputs) == len(labels):
+    for name, data in (("inputs", inputs), ("labels", labels)):
+        if not isinstance(data, Tensor) or not data.ndim:
+            raise InputError(f"`{name}` must be a tensor with one row for each example, got {data!r:.40}.")
+    if not len(inputs) or labels.shape != inputs.shape[:1]:
         raise InputError(
-            f"expected at least one input, and as many labels; got {len(inputs)} and {len(labels)}."
+            f"accuracy needs at least one example and a label for each, got {len(inputs)} inputs and "
+            f"labels of shape {tuple(labels.shape)}."
         )
+    correct = 0
     with torch.no_grad(), training_mode(model, False):
-        parts = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
-        correct = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in parts)
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            logits = model(x.clone())
+            check_logits(logits)
+            correct += int((logits.argmax(dim=1) == y).sum())
     return correct / len(labels)
 
 

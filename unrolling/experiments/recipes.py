@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unrolling.parameters import trainable
-from unrolling.seeding import make_generator, stream_seed
-from unrolling.training import Batch, LossFn, Stepper
+from unrolling.seeding import make_generator, seeded
+from unrolling.training import Batch, LossFn, Stepper, used_gradients
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ class RecipeStepper(Stepper):
         if self._dropout == "off":
             return self._take(model, batch, loss_fn, learning_rate, step)
         own = self._dropout == "independent" and model is self._retrained
-        device = next(model.parameters()).device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(stream_seed(self._seed, "dropout", step, int(own)))
+        with seeded(self._seed, "dropout", step, int(own)):
             self._take(model, batch, loss_fn, learning_rate, step)
 
     def _take(self, model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: float, step: int) -> None:
@@ -97,10 +95,12 @@ class RecipeStepper(Stepper):
         eta = learning_rate
         if recipe.cosine:
             eta *= (1 + math.cos(math.pi * (step // self._steps_per_epoch) / self._num_epochs)) / 2
-        params = list(trainable(model).values())
-        grads = torch.autograd.grad(loss_fn(model, batch), params)
+        params, grads = used_gradients(model, batch, loss_fn)
         with torch.no_grad():
-            velocity = self._velocities.setdefault(model, [torch.zeros_like(p) for p in params])
+            every = trainable(model).values()
+            kept = self._velocities.setdefault(model, [torch.zeros_like(p) for p in every])
+            of = {id(p): v for p, v in zip(every, kept, strict=True)}
+            velocity = [of[id(p)] for p in params]
             torch._foreach_mul_(velocity, recipe.momentum)
             torch._foreach_add_(velocity, torch._foreach_add(grads, params, alpha=recipe.weight_decay))
             torch._foreach_add_(params, velocity, alpha=-eta)

@@ -5,20 +5,17 @@ logged as they are taken, so one has to know beforehand what may be forgotten to
 code only weights and biases are logged: the running statistics of batch norm keep what they saw.
 """
 
-import copy
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_real
-from unrolling.batches import BatchOrder
+from unrolling._checks import InputError, check_examples, check_real
+from unrolling.batches import BatchOrder, Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import batch_loss, gradient
 from unrolling.parameters import Params, add, snapshot, trainable
-from unrolling.training import Batch, LossFn, Observer
+from unrolling.training import Batch, LossFn, Observer, independent_copy
 
 
 class AmnesiacLog(Observer):
@@ -32,13 +29,14 @@ class AmnesiacLog(Observer):
     Args:
         model: The model being trained; only read.
         order: The batch of every step, from which the log knows the steps to watch.
-        examples: What may be forgotten together, indices into the data set.
+        examples: What may be forgotten together, indices into the data set in any form, see
+            :data:`unrolling.batches.Examples`; all of them, too.
 
     Raises:
         InputError: If ``examples`` is empty, or ``order`` never trains on any of them.
     """
 
-    def __init__(self, model: nn.Module, order: BatchOrder, examples: Collection[int]):
+    def __init__(self, model: nn.Module, order: BatchOrder, examples: Examples):
         self._model = model
         self._steps = _steps_with(order, examples)
         self._before: Params | None = None
@@ -88,13 +86,14 @@ class ReleasedAmnesiacLog(Observer):
         model: The model being trained; only read.
         loss_fn: ``loss_fn(model, batch) -> scalar``, the training loss, evaluated in training mode.
         order: The batch of every step.
-        examples: What may be forgotten together, indices into the data set.
+        examples: What may be forgotten together, indices into the data set in any form, see
+            :data:`unrolling.batches.Examples`; all of them, too.
 
     Raises:
         InputError: If ``examples`` is empty, or ``order`` never trains on any of them.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn, order: BatchOrder, examples: Collection[int]):
+    def __init__(self, model: nn.Module, loss_fn: LossFn, order: BatchOrder, examples: Examples):
         self._model, self._loss_fn = model, loss_fn
         self._steps = _steps_with(order, examples)
         self._batch: Batch | None = None
@@ -104,7 +103,7 @@ class ReleasedAmnesiacLog(Observer):
     def before_step(self, step: int, batch: Batch) -> None:
         """Remember the batch, if the step is one to watch."""
         if step in self._steps:
-            self._batch = batch
+            self._batch = batch[0].clone(), batch[1]  # the step may change inputs in place
 
     def after_step(self, step: int) -> None:
         """Add the batch's gradient at the weights that the step led to."""
@@ -140,10 +139,8 @@ def released_amnesiac_unlearn(
     return Unlearned(unlearned, cost)
 
 
-def _steps_with(order: BatchOrder, examples: Collection[int]) -> frozenset[int]:
-    wanted = set(examples)
-    if not wanted:
-        raise InputError("`examples` is empty: expected the index of at least one example.")
+def _steps_with(order: BatchOrder, examples: Examples) -> frozenset[int]:
+    wanted = set(check_examples("examples", examples))
     steps = frozenset(step for step, batch in enumerate(order) if wanted.intersection(batch))
     if not steps:
         raise InputError(f"none of the examples {sorted(wanted)[:4]} is at any step of this order.")
@@ -163,7 +160,7 @@ def _num_bytes(params: dict[str, Tensor]) -> int:
 
 def run_amnesiac(problem: Problem) -> Outcome:
     """Undo the steps on F's batches. The repair that follows in the authors' work is left out."""
-    model = copy.deepcopy(problem.model)
+    model = independent_copy(problem.model)
     log = AmnesiacLog(model, problem.order, problem.forget)
     problem.fit(model, problem.order, [log])
     return problem.outcome(amnesiac_unlearn(snapshot(model), log), _broken(problem))
@@ -171,7 +168,7 @@ def run_amnesiac(problem: Problem) -> Outcome:
 
 def run_amnesiac_released(problem: Problem) -> Outcome:
     """Add back the gradients that the released code logs after the steps on F's batches."""
-    model = copy.deepcopy(problem.model)
+    model = independent_copy(problem.model)
     log = ReleasedAmnesiacLog(model, problem.loss_fn, problem.order, problem.forget)
     problem.fit(model, problem.order, [log])
     unlearned = released_amnesiac_unlearn(snapshot(model), log, learning_rate=problem.learning_rate)

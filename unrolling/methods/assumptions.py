@@ -3,7 +3,6 @@ r"""What the theory of a method asks of a problem, computed from the problem whe
 The checks return what does *not* hold, in a few words each, and nothing if all is well.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from unrolling._checks import InputError, check_logits
 from unrolling.losses import cross_entropy, half_squared_l2_norm
 from unrolling.methods.problem import NotApplicable, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import norm, training_mode
+from unrolling.training import independent_copy
 
 Flags = tuple[str, ...]
 
@@ -38,7 +39,11 @@ def whole_batches(problem: Problem) -> Flags:
 
 def small_expansion(problem: Problem) -> Flags:
     r"""What the expansion of section 5 leaves out shrinks with :math:`\eta t \sigma_1`, to be below 1."""
-    product = problem.learning_rate * len(problem.order) * problem.sigma
+    try:
+        sigma = problem.sigma
+    except InputError:  # a layer without a second derivative: first-order methods do without
+        return ("eta t sigma is not known: the loss has no second derivative",)
+    product = problem.learning_rate * len(problem.order) * sigma
     return (f"eta t sigma is {product:.1f}, not small",) if product >= 1 else ()
 
 
@@ -80,11 +85,15 @@ def few_forgotten(problem: Problem) -> Flags:
 def loss_is(problem: Problem, logit_loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Return whether the training loss is ``logit_loss(logits, labels)`` plus the l2 term, at M_0 and M."""
     index = torch.tensor(problem.examples, device=problem.inputs.device)
-    inputs, labels = problem.inputs[index], problem.labels[index]
+    labels = problem.labels[index]
     for model in (problem.model, problem.trained):
         with torch.no_grad(), training_mode(model, False):
-            expected = logit_loss(model(inputs), labels) + problem.l2 * half_squared_l2_norm(model)
-            if not torch.allclose(problem.loss_fn(model, (inputs, labels)), expected):
+            logits = model(problem.inputs[index])
+            check_logits(logits)
+            expected = logit_loss(logits, labels)
+            if problem.l2:
+                expected = expected + problem.l2 * half_squared_l2_norm(model)
+            if not torch.allclose(problem.loss_fn(model, (problem.inputs[index], labels)), expected):
                 return False
     return True
 
@@ -109,7 +118,7 @@ class LinearFeatures:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the features, shape (batch, d)."""
         with torch.no_grad():
-            found = self.body(inputs)
+            found = self.body(inputs.clone())
         return torch.cat([found, torch.ones_like(found[:, :1])], dim=1) if self.bias else found
 
     def bound(self, inputs: Tensor) -> tuple[float, Flags]:
@@ -118,8 +127,9 @@ class LinearFeatures:
         Of inputs in the unit ball it is supposed that they were known to be.
         """
         with torch.no_grad():
-            longest = float(self.body(inputs).norm(dim=1).max())
-        known = longest <= 1 + 4 * torch.finfo(inputs.dtype).eps
+            features = self.body(inputs.clone())
+        longest = float(features.norm(dim=1).max())
+        known = longest <= 1 + 4 * torch.finfo(features.dtype).eps
         flags = () if known else (f"the bound {longest:.3g} on the inputs was found by looking at them",)
         return math.hypot(max(1.0, longest), self.bias), flags
 
@@ -141,12 +151,12 @@ def linear_features(problem: Problem) -> LinearFeatures | None:
     ((name, layer),) = owners
     body: nn.Module = nn.Identity()
     if name:
-        body = copy.deepcopy(problem.model)
+        body = independent_copy(problem.model)
         parent, _, child = name.rpartition(".")
         setattr(body.get_submodule(parent), child, nn.Identity())
     body.eval()
     with torch.no_grad(), training_mode(problem.model, False):
-        if not torch.allclose(layer(body(problem.inputs)), problem.model(problem.inputs)):
+        if not torch.allclose(layer(body(problem.inputs.clone())), problem.model(problem.inputs.clone())):
             return None
     return LinearFeatures(body, layer.bias is not None)
 

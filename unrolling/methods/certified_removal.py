@@ -5,13 +5,13 @@ Binary classification and regression; the paper's multi-class models are one suc
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_choice, check_examples, check_integer, check_real
+from unrolling.batches import Examples
 from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.linear_model import (
@@ -138,7 +138,7 @@ def certified_removal(
     model: CertifiedModel,
     inputs: Tensor,
     targets: Tensor,
-    forget: Collection[int],
+    forget: Examples,
     *,
     generator: torch.Generator,
     batch_size: int = 1,
@@ -173,7 +173,7 @@ def certified_removal(
         model: From :func:`train_certified`, or ``model`` of an earlier removal.
         inputs: The same n examples as in training, removed ones included.
         targets: Their targets.
-        forget: F, numbers of examples that are still in.
+        forget: F, examples that are still in: whole numbers in any form, or a mask of shape (n,).
         generator: Source of new noise, should the model be retrained.
         batch_size: Examples of one gradient equivalent.
 
@@ -262,18 +262,15 @@ def _train(
     return CertifiedModel(params, noise, kept, minimum.residual, settings), minimum
 
 
-def _without(kept: Tensor, forget: Collection[int], num_examples: int) -> Tensor:
+def _without(kept: Tensor, forget: Examples, num_examples: int) -> Tensor:
     """Return ``kept`` without ``forget``."""
     if kept.shape != (num_examples,):
         raise InputError(
             f"the model was trained on {len(kept)} examples, `inputs` has {num_examples}. "
             "Pass all of them; the model knows which are still in."
         )
-    if not forget:
-        raise InputError("`forget` is empty: expected at least one example.")
     left = kept.clone()
-    for example in forget:
-        check_integer("forget", example, maximum=num_examples - 1)
+    for example in check_examples("forget", forget, total=num_examples):
         if not kept[example]:
             raise InputError(f"example {example} was removed before; `forget` takes examples still in.")
         left[example] = False

@@ -4,7 +4,7 @@ Wu, Dobriban, Davidson, "DeltaGrad: Rapid Retraining of Machine Learning Models"
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unrolling._checks import InputError, check_integer, check_real
-from unrolling.batches import BatchOrder
+from unrolling.batches import BatchOrder, Examples
 from unrolling.curvature import Loss
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
@@ -83,7 +83,7 @@ def deltagrad_unlearn(
     trajectory: Iterable[Params],
     loss_on: Callable[[tuple[int, ...]], Loss],
     order: BatchOrder,
-    forget: Collection[int],
+    forget: Examples,
     *,
     learning_rate: float,
     period: int = 5,
@@ -125,7 +125,7 @@ def deltagrad_unlearn(
             once.
         loss_on: From example numbers to their *mean* loss ``loss(params) -> scalar``, as trained on.
         order: The batch of every step.
-        forget: F, numbers of the forgotten examples.
+        forget: F, numbers of the forgotten examples, in any form.
         learning_rate: :math:`\eta`, constant over the steps.
         period: :math:`T_0`; 1 makes every step exact, which is retraining. The paper's usual value is 5.
         burn_in: :math:`j_0`; the paper's usual value for convex losses is 10.
@@ -158,7 +158,7 @@ def deltagrad_unlearn(
     check_integer("burn_in", burn_in)
     check_integer("history", history, minimum=1)
     check_integer("batch_size", batch_size, minimum=1)
-    gone_set = _check_forget(order, forget)
+    gone_set = set(order.check("forget", forget))
 
     # The replay stays None until a step has seen F.
     pairs: deque[Pair] = deque(maxlen=history)
@@ -187,9 +187,12 @@ def deltagrad_unlearn(
             replay = cached.clone()
         due = replayed <= burn_in or (replayed - burn_in) % period == 0
         replayed += 1
-        if not kept:
-            continue
         step, cached_slope = replay - cached, (cached - then) / eta
+        if not kept:
+            if not step.any():  # a check alone, and no part of the cost
+                slope = to_vector(gradient(loss_on(gone), from_vector(cached, final_params)))
+                _check_recorded(slope, cached_slope, cached, eta)
+            continue
         forgotten = len(gone) * slope_on(gone, replay) if gone else torch.zeros_like(replay)
         if due or not trusted:
             slope = slope_on(kept, replay)
@@ -215,18 +218,6 @@ def deltagrad_unlearn(
         fallbacks=fallbacks,
         replayed_steps=replayed,
     )
-
-
-def _check_forget(order: BatchOrder, forget: Collection[int]) -> set[int]:
-    found = {check_integer("forget", example) for example in forget}
-    trained = {example for batch in order for example in batch}
-    if not found:
-        raise InputError("`forget` is empty: expected at least one example.")
-    if found - trained:
-        raise InputError(f"example {min(found - trained)} is at no step of this order; nothing to forget.")
-    if found == trained:
-        raise InputError("`forget` holds every example of `order`; nothing would be left to train on.")
-    return found
 
 
 def _check_recorded(slope: Tensor, recorded: Tensor, weights: Tensor, learning_rate: float) -> None:

@@ -1,27 +1,28 @@
 r"""DP-SGD: train so that every example matters little, and then unlearn by doing nothing.
 
 Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, "Deep Learning with Differential Privacy", CCS 2016,
-by Opacus (Yousefpour et al., 2021), which clips the per-example gradients, adds the noise and keeps the
-accounts. Of differential privacy the paper says, in section 3.3, that it is "in essence stating that a model
-has already unlearned": the weights are distributed nearly as if any one example had not been there.
+by Opacus (Yousefpour et al., 2021), which clips the gradients of single examples, adds the noise and keeps
+the accounts. Of differential privacy the paper says, in section 3.3, that it is "in essence stating that a
+model has already unlearned": the weights are distributed nearly as if any one example had not been there.
 """
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.losses import cross_entropy
 from unrolling.methods.assumptions import loss_is
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.problem import NotApplicable, Outcome, Problem, applicable, as_model
+from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, snapshot, trainable
-from unrolling.seeding import make_generator
+from unrolling.seeding import make_generator, seeded
+from unrolling.training import independent_copy
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Private:
         params: The trained weights.
         epsilon: With ``delta`` the guarantee :math:`(\epsilon, \delta)` for one example added or removed.
         delta: As asked for.
+        buffers: Of the trained model; spectral norm's change in training.
     """
 
     params: Params
     epsilon: float
     delta: float
+    buffers: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def dp_sgd_train(
 
     Args:
         model: Where training starts; left as it is. It must treat examples independently: no batch norm.
+            Any other that PyTorch trains will do, also on token numbers; see
+            :class:`~unrolling.methods.per_example.ExampleJacobians` for when that takes longer.
         inputs: All examples, shape (n, ...), on the model's device.
         labels: Their classes, shape (n,).
         learning_rate: :math:`\eta`, constant.
@@ -90,7 +95,7 @@ def dp_sgd_train(
             cannot be clipped per example and has no place here.
 
     Raises:
-        InputError: If a number is out of range or a layer has no per-example gradients, such as batch norm.
+        InputError: If a number is out of range, or a layer keeps statistics of the data, as batch norm does.
         UnrollingError: If Opacus is not installed.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
@@ -99,49 +104,52 @@ def dp_sgd_train(
     check_real("noise_multiplier", noise_multiplier, minimum=0)
     check_real("clipping_norm", clipping_norm, above=0)
     _check_delta(delta)
-    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    if norms:
-        raise InputError(
-            f"layer {norms[0]!r} is batch norm, which mixes the examples of a batch: there is no gradient "
-            "per example. Use group norm: opacus.validators.ModuleValidator.fix(model) replaces each one."
-        )
+    if not trainable(model):
+        raise InputError("the model has no trainable parameters; there is nothing to train.")
+    _check_layers(model)
     try:
-        from opacus import GradSampleModule
-        from opacus.accountants import RDPAccountant
-        from opacus.optimizers import DPOptimizer
-        from opacus.validators import ModuleValidator
+        from opacus import accountants, optimizers
     except ImportError as error:
         raise UnrollingError("DP-SGD needs Opacus: pip install opacus.") from error
 
-    trained = copy.deepcopy(model).train()
-    problems = ModuleValidator.validate(trained)
-    if problems:
-        raise InputError(f"Opacus cannot train this model: {problems[0]}")
-    optimizer = DPOptimizer(
-        torch.optim.SGD(trainable(trained).values(), lr=eta),
+    trained = independent_copy(model).train()
+    params = trainable(trained)
+    optimizer = optimizers.DPOptimizer(
+        torch.optim.SGD(params.values(), lr=eta),
         noise_multiplier=noise_multiplier,
         max_grad_norm=clipping_norm,
         expected_batch_size=batch_size,
         generator=generator,
     )
-    accountant, rate = RDPAccountant(), batch_size / len(inputs)
+    accountant, rate = accountants.RDPAccountant(), batch_size / len(inputs)
     optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(rate))
-    per_example = GradSampleModule(trained)
+    losses = ExampleJacobians(trained, lambda logits, label: logit_loss(logits, label).reshape(1))
     for _ in range(num_steps):
         chosen = torch.rand(len(inputs), generator=generator, device=generator.device) < rate
         index = chosen.nonzero()[:, 0].to(inputs.device)
-        if len(index):
-            # Opacus hooks into the backward pass of every layer, and PyTorch warns of a hook on a layer whose
-            # inputs need no gradient.
-            batch = inputs[index].requires_grad_()
-            logit_loss(per_example(batch), labels[index]).backward()
-        else:  # a step without data is noise all the same
-            for p in trainable(trained).values():
-                p.grad_sample = p.new_zeros((0, *p.shape))
+        slopes = losses(inputs[index], labels[index])[0] if len(index) else {}
+        for name, p in params.items():
+            # A step without data is noise all the same.
+            p.grad_sample = slopes[name][:, 0] if slopes else p.new_zeros((0, *p.shape))
         optimizer.step()
         optimizer.zero_grad()
     epsilon = accountant.get_epsilon(delta) if noise_multiplier else math.inf
-    return Private(snapshot(trained), float(epsilon), delta)
+    buffers = {name: b.detach().clone() for name, b in trained.named_buffers()}
+    return Private(snapshot(trained), float(epsilon), delta, buffers)
+
+
+def _check_layers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            raise InputError(
+                f"layer {name!r} is batch norm, which mixes the examples of a batch: there is no gradient "
+                "per example. Use group norm: opacus.validators.ModuleValidator.fix(model) replaces each one."
+            )
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise InputError(
+                f"layer {name!r} keeps running statistics of the data, which no noise hides. Use "
+                "track_running_stats=False."
+            )
 
 
 def group_privacy(epsilon: float, delta: float, group_size: int) -> tuple[float, float]:
@@ -151,7 +159,7 @@ def group_privacy(epsilon: float, delta: float, group_size: int) -> tuple[float,
     Differential Privacy", 2017, Lemma 2.2: m applications of the definition, one example at a time.
 
     Args:
-        epsilon: For one example, >= 0.
+        epsilon: For one example, >= 0; infinite for training without noise, which guarantees nothing.
         delta: For one example, in (0, 1).
         group_size: m.
 
@@ -159,18 +167,20 @@ def group_privacy(epsilon: float, delta: float, group_size: int) -> tuple[float,
         >>> group_privacy(0.5, 1e-6, 1)
         (0.5, 1e-06)
     """
-    epsilon = check_real("epsilon", epsilon, minimum=0)
+    if epsilon != math.inf:
+        epsilon = check_real("epsilon", epsilon, minimum=0)
     _check_delta(delta)
     m = check_integer("group_size", group_size, minimum=1)
-    exponent = (m - 1) * epsilon
+    exponent = (m - 1) * epsilon if m > 1 else 0.0
     return m * epsilon, m * delta * math.exp(exponent) if exponent < 700 else math.inf
 
 
 def dp_sgd_unlearn(trained: Private, num_forgotten: int) -> PrivatelyUnlearned:
-    """Return the trained weights unchanged: the baseline that unlearns nothing, at no cost.
+    r"""Return the trained weights unchanged: the baseline that unlearns nothing, at no cost.
 
     The guarantee compares with training without the ``num_forgotten`` examples and is :func:`group_privacy`
-    of that for one. It fades fast with their number.
+    of that for one. It fades fast with their number, and is empty (:math:`\epsilon = \infty`) where there
+    was no noise.
 
     Args:
         trained: See :func:`dp_sgd_train`.
@@ -195,26 +205,32 @@ def run_dp_sgd(
     what is sampled differs. So the distance between M'' and M' is mostly noise.
 
     Raises:
-        NotApplicable: If the training loss is not cross-entropy (plus an l2 term), or a layer has no
-            per-example gradients, such as batch norm.
+        NotApplicable: If the training loss is not cross-entropy (plus an l2 term), or a layer keeps
+            statistics of the data, as batch norm does.
     """
     if not loss_is(problem, cross_entropy):
         raise NotApplicable("DP-SGD clips gradients of the cross-entropy; the training loss is another.")
 
     def train_privately(examples: tuple[int, ...], name: str) -> Private:
         index = list(examples)
-        return dp_sgd_train(
-            problem.model,
-            problem.inputs[index],
-            problem.labels[index],
-            learning_rate=problem.learning_rate,
-            batch_size=min(problem.batch_size, len(index)),
-            num_steps=len(problem.order),
-            noise_multiplier=noise_multiplier,
-            clipping_norm=clipping_norm,
-            delta=delta,
-            generator=make_generator(problem.seed, "dp-sgd", name, device=problem.inputs.device),
-        )
+        with seeded(problem.seed, "dp-sgd dropout", name):
+            return dp_sgd_train(
+                problem.model,
+                problem.inputs[index],
+                problem.labels[index],
+                learning_rate=problem.learning_rate,
+                batch_size=min(problem.batch_size, len(index)),
+                num_steps=len(problem.order),
+                noise_multiplier=noise_multiplier,
+                clipping_norm=clipping_norm,
+                delta=delta,
+                generator=make_generator(problem.seed, "dp-sgd", name, device=problem.inputs.device),
+            )
+
+    def measured(private: Private) -> Model:
+        module = independent_copy(problem.model)
+        module.load_state_dict(private.buffers, strict=False)
+        return as_model(module, private.params)
 
     with applicable():
         trained = train_privately(problem.examples, "M")
@@ -223,12 +239,14 @@ def run_dp_sgd(
     broken = []
     if problem.l2:
         broken.append("trained without the l2 term, which cannot be clipped per example")
-    if found.delta >= 1:
+    if found.epsilon == math.inf:
+        broken.append("trained without noise, which guarantees nothing")
+    elif found.delta >= 1:
         broken.append(f"the guarantee for {len(problem.forget)} examples is empty (delta {found.delta:.1e})")
     return Outcome(
-        trained=as_model(problem.model, trained.params),
-        unlearned=as_model(problem.model, found.params),
-        retrained=as_model(problem.model, retrained.params),
+        trained=measured(trained),
+        unlearned=measured(replace(trained, params=found.params)),
+        retrained=measured(retrained),
         cost=found.cost,
         retraining=Cost(gradients=len(problem.order), hvps=0, stored_bytes=problem.retraining.stored_bytes),
         broken=tuple(broken),

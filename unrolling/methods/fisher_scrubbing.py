@@ -14,15 +14,16 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
-from unrolling.parameters import Params, check_same_parameters, trainable, training_mode
+from unrolling.parameters import Params, check_same_parameters, load_parameters, trainable
 from unrolling.seeding import make_generator
+from unrolling.training import independent_copy
 
 
 def diagonal_fisher(model: nn.Module, params: Params, inputs: Tensor, *, chunk_size: int = 32) -> Params:
@@ -35,7 +36,8 @@ def diagonal_fisher(model: nn.Module, params: Params, inputs: Tensor, *, chunk_s
     cross-entropy; in general that of the generalised Gauss-Newton matrix.
 
     Args:
-        model: From inputs to logits (batch, c), evaluated in evaluation mode, one example at a time.
+        model: From inputs to logits (batch, c), evaluated in evaluation mode, one example at a time. Any
+            model that PyTorch trains will do; the examples of a chunk share a pass where ``vmap`` allows it.
         params: The weights w, named as in the model.
         inputs: Shape (n, ...).
         chunk_size: Examples whose gradients are held at once: chunk_size * c copies of the weights.
@@ -116,21 +118,16 @@ def _fisher_and_passes(
     check_same_parameters(trainable(model), params, ("model", "params"))
     if len(inputs) == 0:
         raise InputError("`inputs` is empty: expected at least one example.")
-    buffers = dict(model.named_buffers())
-
-    def log_probabilities(weights: Params, x: Tensor) -> tuple[Tensor, Tensor]:
-        found = functional_call(model, (weights, buffers), (x[None],)).log_softmax(dim=1)[0]
-        return found, found
-
+    placed = independent_copy(model).eval()
+    load_parameters(placed, params)
+    log_probabilities = ExampleJacobians(placed, lambda logits: logits.log_softmax(dim=1)[0])
     total = {name: torch.zeros_like(p) for name, p in params.items()}
-    weights = {name: p.detach() for name, p in params.items()}
     passes = 0
-    with training_mode(model, False):
-        for part in inputs.split(chunk_size):
-            slopes, logs = vmap(jacrev(log_probabilities, has_aux=True), (None, 0))(weights, part)
-            passes += logs.numel()
-            for name, slope in slopes.items():
-                total[name] += torch.einsum("nc,nc...->...", logs.exp(), slope.square())
+    for part in inputs.split(chunk_size):
+        slopes, logs = log_probabilities(part)
+        passes += logs.numel()
+        for name, slope in slopes.items():
+            total[name] += torch.einsum("nc,nc...->...", logs.exp(), slope.square())
     return {name: p / len(inputs) for name, p in total.items()}, passes
 
 
@@ -141,7 +138,7 @@ def run_fisher_scrubbing(problem: Problem, *, strength: float = 1e-6, damping: f
     where the retained data has nothing to say.
 
     Raises:
-        NotApplicable: If there are too many weights, examples and classes.
+        NotApplicable: If there are too many weights, examples and classes, or the model gives no logits.
     """
     assumptions.check_jacobian(problem, "Fisher scrubbing")
     with applicable():

@@ -118,8 +118,8 @@ def linear_filtration_unlearn(
         cost. That is n forward passes, counted as gradients (an upper bound), and nothing stored.
 
     Raises:
-        InputError: If the model does not end in a linear layer, a class has no examples, or the class means
-            are linearly dependent.
+        InputError: If the model does not end in a linear layer with a weight of its own, a class has no
+            examples, or the class means are linearly dependent.
     """
     check_integer("batch_size", batch_size, minimum=1)
     name, layer, logits = _last_layer(model, inputs)
@@ -150,13 +150,20 @@ def _last_layer(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Linear, Tenso
     hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
         with torch.no_grad(), training_mode(model, False):
-            logits = [model(part) for part in inputs.split(500)]
+            logits = [model(part.clone()) for part in inputs.split(500)]
     finally:
         hook.remove()
     if not linear or [id(output) for output in outputs] != [id(part) for part in logits]:
         raise InputError(
             "the model must end in a torch.nn.Linear whose outputs are the logits, got one that does not. "
             "Linear filtration multiplies that layer's weights."
+        )
+    weights = {own for own, _ in layer.named_parameters()}
+    uses = sum(p is layer.weight for module in model.modules() for p in module.parameters(recurse=False))
+    if not {"weight"} <= weights <= {"weight", "bias"} or uses > 1:
+        raise InputError(
+            f"the weight of the last layer, {name!r}, is tied to another layer's or computed from other "
+            "parameters (as by weight norm): it cannot be multiplied alone."
         )
     return name, layer, torch.cat(logits)
 

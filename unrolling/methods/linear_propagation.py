@@ -5,11 +5,12 @@ NeurIPS 2019); Qiao et al., "Hessian-Free Online Certified Unlearning", ICLR 202
 example. Not in the paper, whose Hessians are all at w_0.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import torch
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, check_examples, check_real
+from unrolling.batches import Examples
 from unrolling.curvature import Loss, hessian_operator
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
@@ -21,7 +22,7 @@ from unrolling.parameters import Params, add, check_same_parameters, from_vector
 def linear_propagation_unlearn(
     final_params: Params,
     trajectory: Iterable[tuple[Params, Loss]],
-    forget_steps: Collection[int],
+    forget_steps: Examples,
     *,
     learning_rate: float,
 ) -> Unlearned:
@@ -66,9 +67,7 @@ def linear_propagation_unlearn(
         (tensor(-0.5000), Cost(gradients=1, hvps=1, stored_bytes=8))
     """
     eta = check_real("learning_rate", learning_rate, above=0)
-    forget = {check_integer("forget_steps", step) for step in forget_steps}
-    if not forget:
-        raise InputError("`forget_steps` is empty: expected at least one step.")
+    forget = set(check_examples("forget_steps", forget_steps))
     delta = torch.zeros_like(to_vector(final_params))
     steps = hvps = stored_bytes = 0
     for params, loss in trajectory:

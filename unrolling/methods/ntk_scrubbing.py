@@ -5,25 +5,25 @@ Input-Output Observations", ECCV 2020. The network is linearised at w_0, where g
 loss with weight decay towards w_0 has a closed form; its kernel is the neural tangent kernel.
 """
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, check_examples, check_integer, check_real
+from unrolling.batches import Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import (
     Params,
     add,
     check_same_parameters,
     from_vector,
+    load_parameters,
     to_vector,
     trainable,
-    training_mode,
 )
+from unrolling.training import independent_copy
 
 
 def ntk_scrub_unlearn(
@@ -32,7 +32,7 @@ def ntk_scrub_unlearn(
     model: nn.Module,
     inputs: Tensor,
     targets: Tensor,
-    forget: Collection[int],
+    forget: Examples,
     *,
     weight_decay: float,
     scale: float = 1.0,
@@ -57,7 +57,7 @@ def ntk_scrub_unlearn(
         model: From inputs to outputs (batch, c), evaluated in evaluation mode; its own weights are not used.
         inputs: All examples D, forgotten ones included, shape (n, ...).
         targets: y, shape (n, c): numbers, or one-hot classes.
-        forget: Indices of the examples to forget.
+        forget: The examples to forget: whole numbers in any form, or a mask of shape (n,).
         weight_decay: :math:`\mu > 0`.
         scale: s. The authors pick it by an angle criterion, since the linearised network's step is often too
             short or too long; 1 is what the derivation gives.
@@ -77,11 +77,9 @@ def ntk_scrub_unlearn(
     check_integer("batch_size", batch_size, minimum=1)
     check_same_parameters(final_params, initial_params, ("final_params", "initial_params"))
     check_same_parameters(trainable(model), initial_params, ("model", "initial_params"))
-    gone = {check_integer("forget", example, maximum=len(inputs) - 1) for example in forget}
-    if not gone or len(gone) == len(inputs):
-        raise InputError(
-            f"`forget` must name some of the {len(inputs)} examples, but not all of them; got {len(gone)}."
-        )
+    gone = set(check_examples("forget", forget, total=len(inputs)))
+    if len(gone) == len(inputs):
+        raise InputError("`forget` holds every example; nothing would be left to train on.")
     initial = {name: p.detach() for name, p in initial_params.items()}
     jacobian, outputs = _linearise(model, initial, inputs)
     if targets.shape != outputs.shape:
@@ -118,16 +116,11 @@ def ntk_scrub_unlearn(
 
 def _linearise(model: nn.Module, params: Params, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Jacobian of every output, shape (n, c, |w|), and the outputs, shape (n, c), in float64."""
-    buffers = dict(model.named_buffers())
-
-    def output(weights: Params, x: Tensor) -> tuple[Tensor, Tensor]:
-        found = functional_call(model, (weights, buffers), (x[None],))[0]
-        return found, found
-
-    with training_mode(model, False):
-        jacobian, outputs = vmap(jacrev(output, has_aux=True), (None, 0))(params, inputs)
+    placed = independent_copy(model).eval()
+    load_parameters(placed, params)
+    slopes, outputs = ExampleJacobians(placed, lambda logits: logits[0])(inputs)
     # The kernel squares the condition of the Jacobian: in single precision little would be left.
-    return vmap(vmap(to_vector))(jacobian).double(), outputs.detach().double()
+    return torch.cat([slope.flatten(2) for slope in slopes.values()], dim=2).double(), outputs.double()
 
 
 def run_ntk_scrubbing(problem: Problem) -> Outcome:
@@ -136,7 +129,7 @@ def run_ntk_scrubbing(problem: Problem) -> Outcome:
     Where the problem has none, 1e-3 is taken: some is needed. The noise that the authors add is left out.
 
     Raises:
-        NotApplicable: If there are too many weights, examples and classes.
+        NotApplicable: If there are too many weights, examples and classes, or the model gives no logits.
     """
     assumptions.check_jacobian(problem, "NTK scrubbing")
     examples = list(problem.examples)

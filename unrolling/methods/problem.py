@@ -1,6 +1,5 @@
 """The one signature of all methods: from what was trained and is to be forgotten, to models and costs."""
 
-import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unrolling._checks import InputError, UnrollingError, check_integer, check_real
+from unrolling._checks import InputError, UnrollingError, check_integer, check_logits, check_real
 from unrolling.batches import BatchOrder
 from unrolling.curvature import Loss, top_singular_value
 from unrolling.losses import half_squared_l2_norm
@@ -21,7 +20,7 @@ from unrolling.model_loss import batch_loss
 from unrolling.parameters import Params, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
 from unrolling.trackers import WeightLog
-from unrolling.training import LossFn, Observer, train
+from unrolling.training import LossFn, Observer, check_lone_examples, independent_copy, train
 
 
 class NotApplicable(UnrollingError):
@@ -61,8 +60,12 @@ def as_model(module: nn.Module, params: Params | None = None) -> Model:
     weights = snapshot(module) if params is None else params
 
     def logits(inputs: Tensor) -> Tensor:
+        found = []
         with torch.no_grad(), training_mode(module, False):
-            return torch.cat([functional_call(module, weights, (part,)) for part in inputs.split(500)])
+            for part in inputs.split(500):
+                found.append(functional_call(module, weights, (part.clone(),)))
+                check_logits(found[-1])
+        return torch.cat(found)
 
     return Model(weights, logits)
 
@@ -105,11 +108,13 @@ class Problem:
         num_classes: c.
         order: The batch of every step of training.
         learning_rate: :math:`\eta`, constant.
-        forget: F, indices of examples of ``order``, some but not all.
+        forget: F, examples of ``order``, some but not all: whole numbers in any form, or a mask of shape
+            (n,); kept as a tuple of numbers.
         seed: For the randomness of methods, and of dropout.
 
     Raises:
-        InputError: If F is empty, everything, or not in ``order``; or if shapes or numbers do not fit.
+        InputError: If F is empty, everything, or not in ``order``; if shapes or numbers do not fit; or if
+            batch norm would have to take statistics of one example.
     """
 
     model: nn.Module
@@ -130,6 +135,13 @@ class Problem:
         check_integer("seed", self.seed)
         if not trainable(self.model):
             raise InputError("the model has no trainable parameters; there is nothing to unlearn.")
+        for name in ("inputs", "labels"):
+            data = getattr(self, name)
+            if not isinstance(data, Tensor) or not data.ndim:
+                raise InputError(
+                    f"`{name}` must be a tensor with one row for each example, got "
+                    f"{type(data).__name__}. Wrap a model of several inputs in one that takes one tensor."
+                )
         if self.labels.shape != self.inputs.shape[:1] or self.labels.dtype != torch.int64:
             raise InputError(
                 f"`labels` must be int64 of shape ({len(self.inputs)},), one for each of the inputs, got "
@@ -139,16 +151,8 @@ class Problem:
             raise InputError(f"`labels` must be classes from 0 to {self.num_classes - 1}.")
         for example in self.examples:
             check_integer("an example of `order`", example, maximum=len(self.labels) - 1)
-        gone = {check_integer("forget", example) for example in self.forget}
-        if not gone:
-            raise InputError("`forget` is empty: expected at least one example.")
-        if len(gone) < len(self.forget):
-            raise InputError("`forget` names an example twice; expected each once.")
-        if not gone <= set(self.examples):
-            example = min(gone - set(self.examples))
-            raise InputError(f"example {example} is at no step of `order`; there is nothing to forget.")
-        if len(gone) == len(self.examples):
-            raise InputError("`forget` holds every example of `order`; nothing would be left to train on.")
+        object.__setattr__(self, "forget", self.order.check("forget", self.forget, total=len(self.labels)))
+        check_lone_examples(self.model, self.inputs, self.labels, self.order, self.loss_fn, self.forget)
 
     # Training, once
 
@@ -167,7 +171,7 @@ class Problem:
 
     @cached_property
     def _training(self) -> tuple[nn.Module, WeightLog]:
-        model = copy.deepcopy(self.model)
+        model = independent_copy(self.model)
         log = WeightLog(model)
         self.fit(model, self.order, [log])
         return model, log
@@ -185,7 +189,7 @@ class Problem:
     @cached_property
     def retrained(self) -> nn.Module:
         """M', trained in the same way without F, which is removed in place from every batch."""
-        model = copy.deepcopy(self.model)
+        model = independent_copy(self.model)
         self.fit(model, self.retraining_order)
         return model
 
@@ -228,7 +232,7 @@ class Problem:
 
     def split(self, batch: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return what stays of a batch, and what of F is in it, each in the order of the batch."""
-        batch = tuple(batch)
+        batch = tuple(map(int, batch))
         kept = tuple(example for example in batch if example not in self._gone)
         return kept, tuple(example for example in batch if example in self._gone)
 
@@ -244,9 +248,8 @@ class Problem:
         For the batch of a step it is the step's own loss. The same examples in the same order give the same
         function, so methods that pay once per function pay once.
         """
-        return self._losses.setdefault(
-            tuple(examples), batch_loss(self.model, self.loss_fn, self._batch(examples), training=True)
-        )
+        numbers = tuple(map(int, examples))
+        return self._losses.setdefault(numbers, self._loss(self.loss_fn, numbers))
 
     def share(self, batch: Collection[int]) -> Loss:
         r"""Return the part of F in a step's loss, :math:`\frac{1}{b} \sum_{i \in F \cap \text{batch}} l_i`.
@@ -273,7 +276,7 @@ class Problem:
                 value = value - self.l2 * half_squared_l2_norm(model)
             return value * (len(gone) / len(batch))
 
-        return batch_loss(self.model, data_loss, self._batch(gone), training=True)
+        return self._loss(data_loss, gone)
 
     def removed(self, batch: Collection[int]) -> Loss:
         r"""Return what retraining takes from a step's loss, :math:`L_B - L_{B \setminus F}`; both are means.
@@ -281,6 +284,7 @@ class Problem:
         Unlike the share it knows that retraining divides by the smaller number of examples. Where the whole
         batch is F's it is the step's loss. The same batch gives the same function.
         """
+        batch = tuple(map(int, batch))
         kept, _ = self.split(batch)
         if not kept:
             return self.mean_loss(batch)
@@ -291,9 +295,14 @@ class Problem:
     def _losses(self) -> dict[tuple[int | str, ...], Loss]:
         return {}
 
-    def _batch(self, examples: Collection[int]) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(tuple(examples), device=self.inputs.device)
-        return self.inputs[index], self.labels[index]
+    def _loss(self, loss_fn: LossFn, examples: tuple[int, ...]) -> Loss:
+        index = torch.tensor(examples, device=self.inputs.device)
+
+        def on_examples(model: nn.Module, index: Tensor) -> Tensor:
+            # Taken at every call: a layer that works in place may change them, and they are not kept.
+            return loss_fn(model, (self.inputs[index], self.labels[index]))
+
+        return batch_loss(self.model, on_examples, index, training=True)
 
     @cached_property
     def sigma(self) -> float:

@@ -1,13 +1,14 @@
 r"""Second-order unlearning: remove the terms of Eq. 6 that contain the batch as well. Not in the paper."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, check_examples, check_integer, check_real
+from unrolling.batches import Examples
 from unrolling.curvature import Loss, hessian_operator
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
@@ -20,7 +21,7 @@ def second_order_unlearn(
     final_params: Params,
     initial_params: Params,
     losses: Sequence[Loss],
-    forget_steps: Collection[int],
+    forget_steps: Examples,
     *,
     learning_rate: float,
     sample: int | None = None,
@@ -73,9 +74,7 @@ def second_order_unlearn(
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     check_same_parameters(final_params, initial_params, ("final_params", "initial_params"))
-    forget = {check_integer("forget_steps", step, maximum=len(losses) - 1) for step in forget_steps}
-    if not forget:
-        raise InputError("`forget_steps` is empty: expected at least one step.")
+    forget = set(check_examples("forget_steps", forget_steps, total=len(losses)))
     if sample is not None:
         check_integer("sample", sample, minimum=1)
         if generator is None:

@@ -6,21 +6,20 @@ stage r trains on slices 1 to r, and the weights before every stage are kept. To
 goes back to the weights from before the example's slice and trains on from there without it.
 """
 
-import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from unrolling._checks import InputError, check_integer, check_real
-from unrolling.batches import BatchOrder
+from unrolling._checks import InputError, check_examples, check_integer, check_logits, check_real
+from unrolling.batches import BatchOrder, Examples
 from unrolling.methods.cost import Cost
 from unrolling.methods.problem import Model, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
-from unrolling.training import LossFn, train
+from unrolling.training import LossFn, independent_copy, train
 
 State = dict[str, Tensor]
 Assignment = tuple[tuple[tuple[int, ...], ...], ...]
@@ -140,7 +139,7 @@ def sisa_train(
     return Sisa(assignment, recipe, tuple(models), tuple(checkpoints), cost)
 
 
-def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Collection[int]) -> Sisa:
+def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Examples) -> Sisa:
     r"""Forget examples exactly: bit for bit what :func:`sisa_train` gives on an assignment without them.
 
     Each shard that holds some goes back to before the first of their slices. Where S shards of R slices are
@@ -156,7 +155,7 @@ def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Collection[
         sisa: The ensemble; left as it is.
         inputs: The inputs that it was trained on; the rows in ``forget`` are not read.
         labels: Their classes.
-        forget: Indices of the examples to forget.
+        forget: The examples to forget: whole numbers in any form, or a mask of shape (n,).
 
     Returns:
         A new ensemble, whose cost is that of this call.
@@ -165,9 +164,7 @@ def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Collection[
         InputError: If ``forget`` is empty, names an example that the ensemble does not hold, or leaves a
             shard without any.
     """
-    gone = set(forget)
-    if not gone:
-        raise InputError("`forget` is empty: expected the index of at least one example.")
+    gone = set(check_examples("forget", forget, total=len(labels)))
     unknown = gone - {example for shard in sisa.assignment for part in shard for example in part}
     if unknown:
         raise InputError(
@@ -183,7 +180,7 @@ def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Collection[
         if touched:
             first = touched[0]
             kept = sisa.checkpoints[shard][: first + 1]
-            start = copy.deepcopy(sisa.models[shard])
+            start = independent_copy(sisa.models[shard])
             start.load_state_dict(kept[first])
             models[shard], later, spent = _train_shard(
                 start, inputs, labels, assignment, sisa.recipe, shard, first
@@ -212,7 +209,8 @@ def _logits(sisa: Sisa, inputs: Tensor) -> list[Tensor]:
     found = []
     for model in sisa.models:
         with torch.no_grad(), training_mode(model, False):
-            found.append(model(inputs))
+            found.append(model(inputs.clone()))
+            check_logits(found[-1])
     return found
 
 
@@ -230,7 +228,7 @@ def _train_shard(
         raise InputError(
             f"shard {shard} has no examples left. Deal the remaining examples to fewer shards and train anew."
         )
-    trained, before, gradients = copy.deepcopy(model), [], 0.0
+    trained, before, gradients = independent_copy(model), [], 0.0
     for part in range(first, len(assignment[shard])):
         before.append({name: value.detach().clone() for name, value in trained.state_dict().items()})
         examples = [example for seen in assignment[shard][: part + 1] for example in seen]

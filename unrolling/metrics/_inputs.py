@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unrolling._checks import InputError
@@ -20,6 +22,16 @@ def check_values(name: str, values: object, *, ndim: int = 1) -> Tensor:
     if not bool(result.isfinite().all()):
         raise InputError(f"`{name}` must be finite, got NaN or infinity among its values.")
     return result
+
+
+def check_numbers(name: str, values: object) -> NDArray[np.float64]:
+    """Return numbers in a list, array or tensor as a float64 array of their shape."""
+    try:
+        plain = values.detach().cpu() if isinstance(values, Tensor) else values
+        return np.asarray(plain, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"`{name}` must be numbers, got a {type(values).__name__}: {reason}.") from error
 
 
 def check_outputs(name: str, outputs: object) -> Tensor:

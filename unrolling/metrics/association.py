@@ -3,7 +3,7 @@
 The paper judges its proxy by Pearson correlations of e and v (section 8.3) without intervals.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from unrolling._checks import InputError, check_choice, check_integer
+from unrolling.metrics._inputs import check_numbers
 from unrolling.seeding import make_generator
 
 #: Variance below which a column is constant up to rounding; over all points its variance is about 1.
@@ -158,7 +159,7 @@ def compare_correlations(
 
 def _column(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return ``values`` as a finite float64 column that is not constant."""
-    column = np.asarray(values, dtype=np.float64)
+    column = check_numbers(name, values)
     if column.ndim != 1 or len(column) < 3:
         raise InputError(
             f"`{name}` must hold one number for each of at least 3 points, got shape {column.shape}."
@@ -182,7 +183,7 @@ def _table(columns: dict[str, NDArray[np.float64]], given: ArrayLike | None) -> 
         )
     parts = [first, second]
     if given is not None:
-        controls = np.asarray(given, dtype=np.float64)
+        controls = check_numbers("given", given)
         if controls.ndim not in (1, 2) or len(controls) != len(first):
             raise InputError(
                 f"`given` must have shape ({len(first)},) or ({len(first)}, columns), got {controls.shape}."
@@ -202,6 +203,8 @@ def _draws(count: int, clusters: Sequence[Hashable] | None, num_draws: int, seed
     check_integer("num_draws", num_draws, minimum=40)  # fewer have no 2.5 % quantile
     codes: dict[Hashable, int] = {}
     labels = range(count) if clusters is None else clusters
+    if not isinstance(labels, Iterable):
+        raise InputError(f"`clusters` must name one for each of {count} points, got {labels!r}.")
     unit_of_point = [codes.setdefault(label, len(codes)) for label in labels]
     if len(unit_of_point) != count:
         raise InputError(f"`clusters` must name one for each of {count} points, got {len(unit_of_point)}.")

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, UnrollingError, check_real
+from unrolling._checks import InputError, UnrollingError, check_examples, check_real
 from unrolling.metrics._inputs import LabelledOutputs
 from unrolling.parameters import Params
 
@@ -51,7 +51,7 @@ class Case:
         runs: One for each seed.
         inputs: Everything that was trained on, shape (n, ...).
         labels: Its classes, shape (n,), int64.
-        forget: F, indices into ``inputs``.
+        forget: F, indices into ``inputs`` in any form, or a mask; kept as a tuple of numbers.
         test_inputs: Examples that no model has seen.
         test_labels: Their classes.
         noise: Standard deviation s of the Gaussian noise that metrics of published weights suppose.
@@ -76,9 +76,10 @@ class Case:
         check_real("noise", self.noise, above=0)
         check_real("delta", self.delta, above=0)
         check_real("learning_rate", self.learning_rate, above=0)
-        if not self.runs or not self.forget or len(self.forget) >= len(self.labels):
+        object.__setattr__(self, "forget", check_examples("forget", self.forget, total=len(self.labels)))
+        if not self.runs or len(self.forget) == len(self.labels):
             raise InputError(
-                "a case needs a run, and a forget set that is neither empty nor everything; got "
+                "a case needs a run, and a forget set that is not everything; got "
                 f"{len(self.runs)} runs and {len(self.forget)} of {len(self.labels)} examples to forget."
             )
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolling._checks import check_real
+from unrolling._checks import InputError, check_real
 from unrolling.metrics._inputs import LabelledOutputs, check_labelled, check_probabilities, check_values
 from unrolling.metrics._per_class import score_per_class
 
@@ -104,6 +104,11 @@ def shadow_model_attack(
 
     if classifier is None:
         classifier = make_pipeline(StandardScaler(), LogisticRegression())
+    elif not hasattr(classifier, "predict_proba"):
+        raise InputError(
+            f"`classifier` must have predict_proba, got {type(classifier).__name__} without. Of a support "
+            "vector machine that is SVC(probability=True), or CalibratedClassifierCV around it."
+        )
 
     def membership(members: Tensor, others: Tensor, queries: Tensor) -> Tensor:
         seen = torch.cat([torch.ones(len(members)), torch.zeros(len(others))])

@@ -67,6 +67,8 @@ def tpr_at_fpr(curve: RocCurve, false_positive_rate: float) -> float:
         curve: From :func:`roc_curve`.
         false_positive_rate: Between 0 and 1; 0.001 or 0.01 are usual.
     """
+    if not isinstance(curve, RocCurve):
+        raise InputError(f"`curve` must be from roc_curve(...), got {type(curve).__name__}.")
     limit = check_real("false_positive_rate", false_positive_rate, minimum=0)
     if limit > 1:
         raise InputError(f"false_positive_rate must be at most 1, got {limit:g}.")

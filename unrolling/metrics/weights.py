@@ -17,18 +17,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from unrolling._checks import InputError, check_real
+from unrolling.metrics._inputs import check_numbers
 
 
 def _distances(verification_errors: float | Sequence[float], noise: float) -> np.ndarray:
     """Return v_I / s as a vector."""
     s = check_real("noise", noise, above=0)
-    errors = np.atleast_1d(np.asarray(verification_errors, dtype=np.float64))
+    errors = np.atleast_1d(check_numbers("verification_errors", verification_errors))
     if errors.ndim != 1 or not errors.size or not np.isfinite(errors).all() or errors.min() < 0:
         raise InputError(
             "`verification_errors` must be one number >= 0, or a sequence of at least one, all finite; got "
             f"{verification_errors!r}."
         )
-    return errors / s
+    with np.errstate(over="ignore"):  # so far apart that nothing of the two distributions overlaps
+        return errors / s
 
 
 def total_variation_bound(verification_errors: float | Sequence[float], noise: float) -> float:
@@ -65,7 +67,8 @@ def kl_divergence_bound(verification_errors: float | Sequence[float], noise: flo
         >>> kl_divergence_bound([0.0, 2.0], noise=1.0)
         1.0
     """
-    return float((_distances(verification_errors, noise) ** 2 / 2).mean())
+    with np.errstate(over="ignore"):
+        return float((_distances(verification_errors, noise) ** 2 / 2).mean())
 
 
 def _delta(distances: np.ndarray, epsilon: float) -> float:
@@ -114,7 +117,8 @@ def epsilon_bound(verification_errors: float | Sequence[float], noise: float, de
         delta: :math:`\delta` between 0 and 1, both excluded; no finite :math:`\varepsilon` gives 0.
 
     Returns:
-        :math:`\varepsilon`, 0 where the total variation distance is at most ``delta``.
+        :math:`\varepsilon`, 0 where the total variation distance is at most ``delta``, and infinite where it
+        exceeds the range of floating point numbers, from about :math:`v / s = 10^{154}` on.
 
     Example:
         >>> round(epsilon_bound(1.0, noise=4.0, delta=1e-5), 2)
@@ -131,4 +135,6 @@ def epsilon_bound(verification_errors: float | Sequence[float], noise: float, de
     high = 1.0
     while _delta(distances, high) > goal:
         high *= 2
+        if high == np.inf or np.isinf(distances).mean() > goal:
+            return np.inf
     return float(brentq(lambda epsilon: _delta(distances, epsilon) - goal, 0.0, high, xtol=1e-14))
