@@ -2,18 +2,23 @@
 
 import dataclasses
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from unrolling._checks import InputError, check_integer
+from unrolling._checks import InputError, UnrollingError, check_integer
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
@@ -78,24 +83,27 @@ def compute(
         device: See :func:`choose_device`.
         graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         progress: Called with (steps done, steps in all).
+
+    Raises:
+        UnrollingError: Whatever the run raised, with its address and settings before the message.
     """
     chosen = choose_device(device, config)
     dataset = load_data(config, store) if dataset is None else dataset
     store.check_writable()
     encoder = obtain_encoder(encoder_of(config), store) if starts_from_encoder(config) else None
-    checkpoint = Checkpoint(
-        store.root / "unfinished" / f"{make_address(config.to_dict(), dataset.fingerprint)}.pt"
-    )
+    address = make_address(config.to_dict(), dataset.fingerprint)
+    checkpoint = Checkpoint(store.root / "unfinished" / f"{address}.pt")
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    result = execute(
-        config,
-        dataset,
-        device=chosen,
-        checkpoint=checkpoint,
-        progress=progress,
-        encoder=encoder,
-        graphs=graphs,
-    )
+    with _named(config, address):
+        result = execute(
+            config,
+            dataset,
+            device=chosen,
+            checkpoint=checkpoint,
+            progress=progress,
+            encoder=encoder,
+            graphs=graphs,
+        )
     if encoder:
         result["encoder"] = {"address": encoder.address, "weights": encoder.digest}
     record = Record(
@@ -107,6 +115,21 @@ def compute(
     store.put(record)
     checkpoint.remove()
     return record
+
+
+@contextmanager
+def _named(config: RunConfig, address: str) -> Iterator[None]:
+    """Say of every error which run it stopped, by the address and the settings that are not the defaults."""
+    default = dataclasses.asdict(RunConfig())
+    own = {name: value for name, value in dataclasses.asdict(config).items() if value != default[name]}
+    run = f"run {address} ({', '.join(f'{name}={value}' for name, value in own.items())})"
+    try:
+        yield
+    except UnrollingError as error:
+        raise type(error)(f"{run}: {error}") from error
+    except Exception as error:
+        error.add_note(f"The error stopped {run}.")
+        raise
 
 
 def obtain(
@@ -121,6 +144,9 @@ def obtain(
 ) -> list[Record]:
     """Return the records of these runs, in their order; those not stored yet are computed.
 
+    The first run that fails, and an interrupt, end the others as well; finished ones are stored by then, and
+    the others go on from their checkpoints when they are asked for again.
+
     Args:
         configs: The runs.
         store: Where to look and to write. If not given, runs are written to :func:`default_store` and looked
@@ -130,6 +156,9 @@ def obtain(
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
+
+    Raises:
+        UnrollingError: What the first run that failed raised, see :func:`compute`; if a process was killed.
     """
     check_integer("jobs", jobs, minimum=1)
     places = [store] if store else [default_store(), *map(published_store, PROFILES)]
@@ -143,10 +172,11 @@ def obtain(
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
     made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
-    for done, record in enumerate(made, 1):
-        records[record.address] = record
-        if report:
-            report(done, len(missing), record)
+    with closing(made):  # an error in `report` ends the runs as well
+        for done, record in enumerate(made, 1):
+            records[record.address] = record
+            if report:
+                report(done, len(missing), record)
     return [record for address in addresses if (record := records[address])]
 
 
@@ -156,7 +186,7 @@ def _look_up(address: str, places: Sequence[Store]) -> Record | None:
 
 def _compute_all(
     configs: list[RunConfig], store: Store, jobs: int, progress: Progress | None, **how: Any
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
@@ -170,15 +200,49 @@ def _compute_all(
         load_data(config, store)
     for encoder in dict.fromkeys(encoder_of(config) for config in configs if starts_from_encoder(config)):
         obtain_encoder(encoder, store)
+    alive, asking = Pipe(duplex=False)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(compute, config, store, **how) for config in configs]
-        for future in as_completed(futures):
-            yield future.result()
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (alive,))
+    with alive, asking, pool:
+        try:
+            with _interrupts_held():
+                futures = [pool.submit(compute, config, store, **how) for config in configs]
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException as error:  # a failed run, an interrupt, or the end of whoever asked
+            asking.close()
+            pool.shutdown(cancel_futures=True)
+            if not isinstance(error, BrokenProcessPool):
+                raise
+            raise UnrollingError(
+                "a process that computed runs was killed, by hand or for want of memory. Ask for fewer jobs; "
+                "what is finished is stored, and the rest goes on from its checkpoints."
+            ) from error
 
 
-def _one_thread() -> None:
+def _start_worker(asking: Connection) -> None:
+    """Compute on one thread, as long as the process that asked for the runs is there and wants them."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(asking,), daemon=True).start()
+
+
+def _end_with(asking: Connection) -> None:
+    with suppress(EOFError):
+        asking.recv()  # nothing is ever sent: this ends when the other end is closed, or its process gone
+    os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Leave Ctrl-C, which a terminal sends to all its processes, to this one: those started do not see it."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
