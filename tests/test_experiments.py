@@ -4,9 +4,11 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -32,7 +34,7 @@ from unrolling.experiments import (
 )
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments import run as run_module
-from unrolling.experiments.collect import choose_device
+from unrolling.experiments.collect import after_epochs, choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
@@ -53,6 +55,9 @@ TINY = {
     "sigma_every": 4,
     "record_every": 3,
 }
+
+
+FRAMES = (trace_frame, final_frame, after_epochs)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +135,10 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
 def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
     config, dataset = tiny
     assert execute(config, dataset) == execute(config, dataset)
-    released = dataclasses.replace(config, loss="sd_released", gamma=90**0.5)
+    released = replace(config, loss="sd_released", gamma=90**0.5)
     ours, theirs = execute(config, dataset)["trace"], execute(released, dataset)["trace"]
     assert theirs["e"] == pytest.approx(ours["e"], rel=1e-6)
-    assert execute(dataclasses.replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
+    assert execute(replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
 
 
 COMPUTE = """
@@ -323,7 +328,7 @@ def test_workers_end_with_the_process_that_asked(tmp_path, number, everyone):
 
 def test_subsets_do_not_depend_on_the_seed_and_have_their_own_address(tiny):
     config, dataset = tiny
-    again = load_data(dataclasses.replace(config, seed=5))
+    again = load_data(replace(config, seed=5))
     assert torch.equal(dataset.train_inputs, again.train_inputs)
     assert dataset.fingerprint == again.fingerprint != load_dataset("digits").fingerprint
 
@@ -341,10 +346,34 @@ def test_settings_that_came_later_change_the_address_only_when_they_change_the_r
 
 def test_frames_hold_every_setting(tiny, tmp_path):
     config, _ = tiny
-    records = obtain([config, dataclasses.replace(config, sigma_batch=20)], store=Store(tmp_path))
-    for frame in (trace_frame(records), final_frame(records)):
+    records = obtain([config, replace(config, sigma_batch=20)], store=Store(tmp_path))
+    everything = {setting.name for setting in dataclasses.fields(RunConfig)}
+    for frame in (trace_frame(records), final_frame(records), after_epochs(records)):
         assert frame.groupby("address", sort=False)["sigma_batch"].first().tolist() == [0, 20]
         assert set(frame["pretraining"]) == {"shared"}
+        assert everything < set(frame)
+        assert not frame.isna().any(axis=None)
+
+
+def test_runs_are_grouped_by_settings_that_came_later(tiny, tmp_path):
+    """The records of runs at the default leave them out."""
+    config, _ = tiny
+    runs = [replace(config, forget_count=count, seed=seed) for count in (1, 2) for seed in (0, 1)]
+    rows = after_epochs(obtain(runs, store=Store(tmp_path)))
+    assert rows.groupby("forget_count").size().to_dict() == {1: 2, 2: 2}
+    assert (rows["step"] == rows["pretrain_epochs"] * 6).all()
+
+
+def test_frames_hold_the_columns_that_they_document(tiny, tmp_path):
+    config, _ = tiny
+    records = obtain([config], store=Store(tmp_path))
+    settings = {setting.name for setting in dataclasses.fields(RunConfig)} | {"address"}
+    named = {function: set(re.findall(r"``(\w+)``", function.__doc__)) for function in FRAMES}
+    named[trace_frame] -= {"v_momentum"}
+    for function in FRAMES[1:]:
+        named[function] |= named[trace_frame]
+    for function in FRAMES:
+        assert set(function(records)) == named[function] | settings
 
 
 def test_whole_numbers_and_floats_are_one_setting():

@@ -172,6 +172,9 @@ TINY = RunConfig(
 )
 
 
+OTHERS = ({"train_size": 41}, {"shadow_size": 41})
+
+
 def test_a_shadow_model_has_its_own_examples_weights_and_nothing_to_forget():
     settings, data = shadow_run(TINY)
     own = {tuple(x) for x in load_data(TINY).train_inputs.flatten(1).tolist()}
@@ -179,6 +182,9 @@ def test_a_shadow_model_has_its_own_examples_weights_and_nothing_to_forget():
     assert len(theirs) == 40
     assert not own & theirs
     assert settings.shadow_size == 0
+    assert data.description.endswith("; 40 training examples that the run leaves out")
+    others = [load_data(TINY), *(shadow_run(replace(TINY, **c))[1] for c in OTHERS)]
+    assert len({data.fingerprint, load_dataset("digits").fingerprint} | {d.fingerprint for d in others}) == 5
     first, second = (next(initial_model(c, data).parameters()) for c in (TINY, settings))
     assert not torch.equal(first, second)
     same = replace(TINY, seed=settings.seed, shadow_size=0)

@@ -27,8 +27,11 @@ from unrolling.experiments.inputs import data_fingerprint, data_settings, load_d
 from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
+from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.store import Record, Store, make_address
 
+#: What :func:`after_epochs` takes over from a result; the rest of it is about the last step.
+_MEASURED_ONCE = ("forget_gradient_norm", "num_classes", "accuracy_pretrained")
 #: The project's folder if the package is installed from it, else the folder one works in.
 _SOURCE = Path(__file__).resolve().parents[2]
 PROJECT = _SOURCE if (_SOURCE / "pyproject.toml").exists() else Path.cwd()
@@ -210,8 +213,7 @@ def _compute_all(
             for future in as_completed(futures):
                 yield future.result()
         except BaseException as error:  # a failed run, an interrupt, or the end of whoever asked
-            asking.close()
-            pool.shutdown(cancel_futures=True)
+            asking.close()  # the workers end, and with them the queue
             if not isinstance(error, BrokenProcessPool):
                 raise
             raise UnrollingError(
@@ -256,24 +258,70 @@ def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     return [found[config] for config in configs if config in found]
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def settings_of(record: Record) -> dict[str, Any]:
+    """Return all settings of a run, those at their defaults as well, which a record may leave out."""
     return dataclasses.asdict(config_from(record.config))
 
 
 def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the runs' traces in long form: a row per recorded step, with the run's settings beside it."""
+    r"""Return the runs' traces in long form: a row per recorded step.
+
+    Returns:
+        ``step``, t; ``e``, ``e_corrected`` and ``e_targeted``, see :mod:`unrolling.unlearning_error`, and
+        what they are made of, ``weight_change``, :math:`\|w_t - w_0\|_2`, and ``sigma_avg``;
+        ``weight_norm``, :math:`\|w_t\|_2`; ``v`` after single-gradient unlearning, ``v_final_gradient``,
+        ``v_amnesiac``, ``v_amnesiac_released`` and ``v_nothing``, of w_t itself, and ``v_momentum`` where the
+        t steps have momentum; ``accuracy`` of M and ``accuracy_retrained`` of M' on the test data, from 0 to
+        1; every setting of :class:`RunConfig`; and ``address``.
+    """
     frames = [
-        pd.DataFrame(record.result["trace"]).assign(**_settings(record), address=record.address)
+        pd.DataFrame(record.result["trace"]).assign(**settings_of(record), address=record.address)
         for record in records
     ]
     return pd.concat(frames, ignore_index=True)
 
 
 def final_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row per run: the last recorded step, the scalars of its result, and its settings."""
+    """Return one row per run: its last recorded step, and what was measured once.
+
+    Returns:
+        The columns of :func:`trace_frame`, every setting among them; ``forget_gradient_norm``, that of F's
+        part in the gradient of one epoch at w_0; ``accuracy_pretrained`` of M_N and ``accuracy_unlearned``
+        after single-gradient unlearning; ``pretrain_steps``, ``steps``, ``steps_per_epoch``, ``num_classes``
+        and ``num_parameters``; ``sigma_converged``, whether all samples of sigma met their tolerance, and
+        ``sigma_hvps``, the Hessian-vector products of all of them.
+    """
     rows = []
     for record in records:
         last = {name: values[-1] for name, values in record.result["trace"].items()}
         scalars = {name: value for name, value in record.result.items() if not isinstance(value, dict)}
-        rows.append({**scalars, **last, **_settings(record), "address": record.address})
+        rows.append({**scalars, **last, **settings_of(record), "address": record.address})
+    return pd.DataFrame(rows)
+
+
+def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
+    r"""Return one row per run: what it recorded after that many epochs from w_0 on.
+
+    Args:
+        records: The runs; they may have different batch sizes, hence different numbers of steps an epoch.
+        num_epochs: m; its end must be a recorded step of every run.
+
+    Returns:
+        The columns of :func:`trace_frame`, every setting among them; ``e_root``, Eq. 9 with the square roots
+        of the sampled :math:`|\lambda|_{\max}` as section 5.2 words it; and of those of :func:`final_frame`
+        ``forget_gradient_norm``, ``num_classes`` and ``accuracy_pretrained``.
+    """
+    check_integer("num_epochs", num_epochs, minimum=1)
+    rows = []
+    for record in records:
+        trace, t = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
+        if t not in trace["step"]:
+            raise InputError(
+                f"run {record.address} did not record step {t}, the end of epoch {num_epochs}; "
+                f"recorded steps are {trace['step']}."
+            )
+        row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
+        row["e_root"] = error_from_roots(record, t)
+        row |= {name: record.result[name] for name in _MEASURED_ONCE}
+        rows.append({**row, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)
