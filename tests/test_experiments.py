@@ -34,12 +34,12 @@ from unrolling.experiments import (
 )
 from unrolling.experiments import collect as collect_module
 from unrolling.experiments import run as run_module
-from unrolling.experiments.collect import after_epochs, choose_device
+from unrolling.experiments.collect import after_epochs, by_config, choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import execute
-from unrolling.store import Store, make_address
+from unrolling.store import Record, Store, make_address
 from unrolling.training import DivergedError, Stepper
 
 TINY = {
@@ -223,6 +223,19 @@ def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeyp
     assert len(traces) == 8
     assert last["step"].tolist() == [12, 12]
     assert last["e"].tolist() == [record.result["trace"]["e"][-1] for record in first]
+
+
+def test_of_two_runs_with_equal_settings_the_one_made_last_counts():
+    """On other data they have other addresses, and a store gives them in the order of these."""
+    config = RunConfig(**TINY)
+
+    def run(started, data):
+        return Record(config.to_dict(), {"fingerprint": data}, {}, {"started": started})
+
+    old, new = run("2026-01-31T10:00:00+00:00", "a"), run("2026-02-01T09:00:00+00:00", "b")
+    assert by_config([old, new]) == by_config([new, old]) == {config: new}
+    other = Record(config.to_dict() | {"later_setting": 1}, {"fingerprint": "c"}, {}, {"started": "2027"})
+    assert by_config([new, other]) == {config: new}
 
 
 def test_obtain_finds_committed_results(tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def test_fisher_interval_is_scipys_at_the_edges(module, count, line):
     "bad", [(1.1, 9), (float("nan"), 9), (0.5, 1), (0.5, 2.5), (0.5, 9, 1.0), (0.5, 9, 0)]
 )
 def test_what_has_no_fisher_interval_is_named(bad):
-    with pytest.raises(InputError, match="correlation|count"):
+    with pytest.raises(InputError, match=r"correlation|count"):
         fisher_interval(*bad)
 
 

@@ -109,7 +109,7 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--cuda-graph",
         action="store_true",
-        help="replay each step from a CUDA graph (experimental: not yet tried on a GPU)",
+        help="experimental: replay each step from a CUDA graph, on a GPU",
     )
     parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
     settings = parser.add_argument_group(

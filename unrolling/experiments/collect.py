@@ -248,8 +248,15 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
-    """Return runs by their settings; of two with equal settings, the later one."""
-    return {config_from(record.config): record for record in records}
+    """Return runs by their settings; of two with equal settings, on other data, the one that was made last.
+
+    Runs with settings that this version does not know are nobody's here, and left out.
+    """
+    found = {}
+    for record in sorted(records, key=lambda record: record.provenance.get("started", "")):
+        with suppress(InputError):
+            found[config_from(record.config)] = record
+    return found
 
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
