@@ -45,6 +45,7 @@ def records(
             "steps_per_epoch": STEPS[-1],
             "num_classes": NUM_CLASSES.get(c.dataset, 10),
             "accuracy_pretrained": accuracy_pretrained(c),
+            "forget_gradient_norm": 1.0,
         }
         found.append(Record(config, {"name": c.dataset, "fingerprint": "0"}, result, {}))
     return found

@@ -1,7 +1,11 @@
 """Steps from CUDA graphs are the eager ones; and where there is no CUDA, that is said."""
 
+import gc
+import weakref
+
 import pytest
 import torch
+from torch import nn
 
 from unrolling import (
     Objective,
@@ -45,6 +49,84 @@ def trained(device, stepper):
 def test_replayed_steps_are_the_eager_steps():
     for eager, replayed in zip(trained("cuda", Stepper()), trained("cuda", GraphStepper()), strict=True):
         torch.testing.assert_close(eager, replayed, rtol=1e-9, atol=1e-12)
+
+
+class Counted(GraphStepper):
+    """Says when it would record; what it would record needs no CUDA."""
+
+    def __init__(self):
+        super().__init__()
+        self.recorded = 0
+
+    def _record(self, model, batch, loss_fn, learning_rate):
+        self.recorded += 1
+        return self.recorded, batch
+
+
+def small_model():
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+
+def batch_of(count=5, *, dtype=torch.float32, labels=torch.int64, shape=()):
+    return torch.zeros(count, 4, dtype=dtype), torch.zeros(count, *shape, dtype=labels)
+
+
+LOSS = Objective("sd", 0.5)
+
+
+def test_a_kind_of_step_is_recorded_once():
+    """The values of batch and weights do not make a kind, and equal losses are one."""
+    stepper, model = Counted(), small_model()
+    first, _ = stepper._recording(model, batch_of(), LOSS, 0.1)
+    other_values = batch_of()[0] + 1, batch_of()[1] + 1
+    model.load_state_dict(small_model().state_dict())
+    assert stepper._recording(model, other_values, Objective("sd", 0.5), 0.1)[0] == first
+    assert stepper.recorded == 1
+
+
+def frozen(model):
+    model[0].bias.requires_grad_(False)
+
+
+def moved(model):
+    model[0].weight = nn.Parameter(model[0].weight.detach().clone())
+
+
+CHANGES = {
+    "learning rate": {"learning_rate": 0.2},
+    "loss": {"loss_fn": Objective("sd", 0.25)},
+    "size of the batch": {"batch": batch_of(3)},
+    "type of the inputs": {"batch": batch_of(dtype=torch.float16)},
+    "type of the labels": {"batch": batch_of(labels=torch.float32)},
+    "shape of the labels": {"batch": batch_of(shape=(3,))},
+    "mode": {"change": nn.Module.eval},
+    "mode of a layer": {"change": lambda model: model[1].eval()},
+    "weights that are trained": {"change": frozen},
+    "place of the weights": {"change": moved},
+    "type of the weights": {"change": nn.Module.double},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_kind_of_step_is_another_recording(what):
+    step = {"batch": batch_of(), "loss_fn": LOSS, "learning_rate": 0.1, "change": lambda model: None}
+    stepper, model = Counted(), small_model()
+    for options in (step, step | CHANGES[what]):
+        options["change"](model)
+        stepper._recording(model, options["batch"], options["loss_fn"], options["learning_rate"])
+    assert stepper.recorded == 2
+
+
+def test_models_and_losses_are_not_kept_alive():
+    stepper, models = Counted(), [small_model() for _ in range(2)]
+    losses = [LOSS, lambda network, batch, model=models[1]: model(batch[0]).sum()]  # holds its model
+    for model, loss in zip(models, losses, strict=True):
+        stepper._recording(model, batch_of(), loss, 0.1)
+    alive = [weakref.ref(model) for model in models]
+    del model, models, loss, losses
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
+    assert not stepper._recorded
 
 
 def test_without_cuda_nothing_is_done_in_silence():

@@ -4,15 +4,19 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
 from unrolling import build_model, load_dataset
-from unrolling._checks import InputError
+from unrolling._checks import InputError, UnrollingError
+from unrolling.checkpoint import Checkpoint
 from unrolling.experiments import (
     EXHIBITS,
     PROFILES,
@@ -29,13 +33,15 @@ from unrolling.experiments import (
     trace_frame,
 )
 from unrolling.experiments import collect as collect_module
-from unrolling.experiments.collect import by_config, choose_device
+from unrolling.experiments import run as run_module
+from unrolling.experiments.collect import after_epochs, by_config, choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.repeats import threads
 from unrolling.experiments.run import execute
 from unrolling.store import Record, Store, make_address
+from unrolling.training import DivergedError, Stepper
 
 TINY = {
     "dataset": "digits",
@@ -50,6 +56,9 @@ TINY = {
     "sigma_every": 4,
     "record_every": 3,
 }
+
+
+FRAMES = (trace_frame, final_frame, after_epochs)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +136,10 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
 def test_gamma_changes_the_loss_only_and_equal_settings_give_equal_bits(tiny):
     config, dataset = tiny
     assert execute(config, dataset) == execute(config, dataset)
-    released = dataclasses.replace(config, loss="sd_released", gamma=90**0.5)
+    released = replace(config, loss="sd_released", gamma=90**0.5)
     ours, theirs = execute(config, dataset)["trace"], execute(released, dataset)["trace"]
     assert theirs["e"] == pytest.approx(ours["e"], rel=1e-6)
-    assert execute(dataclasses.replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
+    assert execute(replace(config, seed=1), dataset)["trace"]["e"] != ours["e"]
 
 
 # It kills itself, so that the step does not depend on who is faster.
@@ -237,6 +246,19 @@ def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeyp
     assert last["e"].tolist() == [record.result["trace"]["e"][-1] for record in first]
 
 
+def test_of_two_runs_with_equal_settings_the_one_made_last_counts():
+    """On other data they have other addresses, and a store gives them in the order of these."""
+    config = RunConfig(**TINY)
+
+    def run(started, data):
+        return Record(config.to_dict(), {"fingerprint": data}, {}, {"started": started})
+
+    old, new = run("2026-01-31T10:00:00+00:00", "a"), run("2026-02-01T09:00:00+00:00", "b")
+    assert by_config([old, new]) == by_config([new, old]) == {config: new}
+    other = Record(config.to_dict() | {"later_setting": 1}, {"fingerprint": "c"}, {}, {"started": "2027"})
+    assert by_config([new, other]) == {config: new}
+
+
 def test_obtain_finds_committed_results(tmp_path, monkeypatch):
     config = RunConfig(**TINY)
     committed = obtain([config], store=Store(tmp_path / "results" / "small"))
@@ -254,9 +276,93 @@ def test_processes_compute_the_same_runs(tmp_path):
     assert [record.result for record in together] == [record.result for record in alone]
 
 
+#: More steps than any test has time for.
+ENDLESS = TINY | {"pretrain_epochs": 20_000}
+
+
+def workers():
+    """Return the processes that compute for this one."""
+    return {
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("spawn_main" in part for part in process.cmdline())
+    }
+
+
+def test_the_run_that_fails_is_named_at_once_and_ends_the_others(tmp_path):
+    diverging = RunConfig(**TINY | {"learning_rate": 1e6, "seed": 3})
+    waiting = [RunConfig(**ENDLESS | {"seed": seed}) for seed in range(4)]
+    address = make_address(diverging.to_dict(), load_data(diverging).fingerprint)
+    named = rf"^run {address} \(dataset=digits, .*learning_rate=1000000\.0, .*seed=3.*\): .*diverged"
+    for runs, jobs in (([waiting[0], diverging, *waiting[1:]], 2), ([diverging, waiting[0]], 1)):
+        with pytest.raises(UnrollingError, match=named):
+            obtain(runs, store=Store(tmp_path), jobs=jobs)
+        assert not workers()
+
+
+def test_an_error_that_is_nobodys_fault_names_its_run_too(monkeypatch, tmp_path):
+    def broken(config, dataset, **options):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(collect_module, "execute", broken)
+    with pytest.raises(RuntimeError, match="no such kernel") as error:
+        obtain([RunConfig(**TINY)], store=Store(tmp_path))
+    assert "dataset=digits" in error.value.__notes__[0]
+
+
+@pytest.mark.parametrize("by", ["the caller", "a signal"])
+def test_whatever_ends_the_computing_ends_all_workers(tmp_path, by):
+    def report(done, total, record):
+        assert workers()
+        if by == "the caller":
+            raise InterruptedError
+        workers().pop().kill()
+
+    runs = [RunConfig(**TINY), *(RunConfig(**ENDLESS | {"seed": seed}) for seed in range(3))]
+    expected = InterruptedError if by == "the caller" else UnrollingError
+    with pytest.raises(expected, match=None if by == "the caller" else "a process .* was killed") as error:
+        obtain(runs, store=Store(tmp_path), jobs=2, report=report)
+    assert error.traceback  # holds the frames, as a notebook does
+    assert not workers()
+
+
+ASK = """
+import json, sys
+from unrolling.experiments import RunConfig, obtain
+from unrolling.store import Store
+if __name__ == "__main__":
+    configs = [RunConfig(**settings) for settings in json.loads(sys.argv[2])]
+    obtain(configs, store=Store(sys.argv[1]), jobs=2, report=lambda *news: print("one", flush=True))
+"""
+
+
+@pytest.mark.parametrize(("number", "everyone"), [("SIGINT", True), ("SIGINT", False), ("SIGKILL", False)])
+def test_workers_end_with_the_process_that_asked(tmp_path, number, everyone):
+    """Ctrl-C in a terminal reaches all of its processes; other signals come to one."""
+    script = tmp_path / "ask.py"
+    script.write_text(ASK)
+    runs = [TINY, *(ENDLESS | {"seed": seed} for seed in range(3))]
+    asking = subprocess.Popen(
+        [sys.executable, script, tmp_path / "store", json.dumps(runs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert asking.stdout.readline() == "one\n"  # the workers are computing
+    helpers = psutil.Process(asking.pid).children(recursive=True)
+    assert len(helpers) >= 2
+    send = os.killpg if everyone else os.kill
+    send(asking.pid, getattr(signal, number))
+    _, complaints = asking.communicate()
+    psutil.wait_procs(helpers)
+    assert asking.returncode == -getattr(signal, number)
+    assert complaints.count("Traceback") == (number == "SIGINT")  # that of the script alone
+
+
 def test_subsets_do_not_depend_on_the_seed_and_have_their_own_address(tiny):
     config, dataset = tiny
-    again = load_data(dataclasses.replace(config, seed=5))
+    again = load_data(replace(config, seed=5))
     assert torch.equal(dataset.train_inputs, again.train_inputs)
     assert dataset.fingerprint == again.fingerprint != load_dataset("digits").fingerprint
 
@@ -274,10 +380,34 @@ def test_settings_that_came_later_change_the_address_only_when_they_change_the_r
 
 def test_frames_hold_every_setting(tiny, tmp_path):
     config, _ = tiny
-    records = obtain([config, dataclasses.replace(config, sigma_batch=20)], store=Store(tmp_path))
-    for frame in (trace_frame(records), final_frame(records)):
+    records = obtain([config, replace(config, sigma_batch=20)], store=Store(tmp_path))
+    everything = {setting.name for setting in dataclasses.fields(RunConfig)}
+    for frame in (trace_frame(records), final_frame(records), after_epochs(records)):
         assert frame.groupby("address", sort=False)["sigma_batch"].first().tolist() == [0, 20]
         assert set(frame["pretraining"]) == {"shared"}
+        assert everything < set(frame)
+        assert not frame.isna().any(axis=None)
+
+
+def test_runs_are_grouped_by_settings_that_came_later(tiny, tmp_path):
+    """The records of runs at the default leave them out."""
+    config, _ = tiny
+    runs = [replace(config, forget_count=count, seed=seed) for count in (1, 2) for seed in (0, 1)]
+    rows = after_epochs(obtain(runs, store=Store(tmp_path)))
+    assert rows.groupby("forget_count").size().to_dict() == {1: 2, 2: 2}
+    assert (rows["step"] == rows["pretrain_epochs"] * 6).all()
+
+
+def test_frames_hold_the_columns_that_they_document(tiny, tmp_path):
+    config, _ = tiny
+    records = obtain([config], store=Store(tmp_path))
+    settings = {setting.name for setting in dataclasses.fields(RunConfig)} | {"address"}
+    named = {function: set(re.findall(r"``(\w+)``", function.__doc__)) for function in FRAMES}
+    named[trace_frame] -= {"v_momentum"}
+    for function in FRAMES[1:]:
+        named[function] |= named[trace_frame]
+    for function in FRAMES:
+        assert set(function(records)) == named[function] | settings
 
 
 def test_whole_numbers_and_floats_are_one_setting():
@@ -321,6 +451,77 @@ def test_settings_that_only_the_data_can_refuse():
     config = RunConfig(**TINY | {"learning_rate": 1e6})
     with pytest.raises(InputError, match="diverged"):
         execute(config, load_data(config))
+
+
+class Poisoner(Stepper):
+    """Plain SGD, but one model's weights are lost at one step."""
+
+    def __init__(self, first, victim=0):
+        self.models, self.first, self.victim = [], first, victim
+
+    def take(self, model, batch, loss_fn, learning_rate, step):
+        super().take(model, batch, loss_fn, learning_rate, step)
+        if all(model is not known for known in self.models):
+            self.models.append(model)
+        if step == self.first and model in self.models[self.victim : self.victim + 1]:
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "victim", "seen"),
+    [
+        ({"pretrain_epochs": 40}, 2, 0, 6),  # M, in pre-training: until its first epoch is over
+        ({"pretrain_epochs": 0, "record_every": 0}, 2, 0, 6),  # M, in the t steps
+        ({"pretrain_epochs": 0, "record_every": 0}, 2, 1, 6),  # M'
+        ({"pretrain_epochs": 0, "record_every": 0, "sigma_every": 1}, 2, 1, 3),  # before it is measured
+        ({"pretrain_epochs": 0, "record_every": 1}, 2, 1, 3),
+        ({"pretrain_epochs": 40, "pretraining": "retrained"}, 2, 1, 246),  # M' alone, after M
+        ({"pretrain_epochs": 40, "shadow_size": 96}, 2, 0, 6),
+    ],
+)
+def test_a_diverged_run_ends_within_an_epoch(tiny, monkeypatch, tmp_path, changes, first, victim, seen):
+    """Each epoch has 6 steps. A state with lost weights is never saved."""
+    config = RunConfig(**TINY | {"epochs": 40, "sigma_every": 1000} | changes)
+    monkeypatch.setattr(run_module, "Stepper", lambda: Poisoner(first, victim))
+    for seconds in (1e9, 0):
+        checkpoint, steps = Checkpoint(tmp_path / f"{seconds}.pt"), []
+        with pytest.raises(DivergedError, match="diverged within"):
+            execute(
+                config,
+                load_data(config),
+                checkpoint=checkpoint,
+                checkpoint_seconds=seconds,
+                progress=lambda done, total, steps=steps: steps.append(done),
+            )
+        healthy = seen - 6 + 2 if seen % 6 == 0 else 2  # steps before the one that lost them
+        assert len(steps) == (seen - 1 if seconds else healthy)
+        assert steps == list(range(1, len(steps) + 1))
+    saved = checkpoint.load()
+    assert saved["step"] == 2 if "shadow" not in saved else saved["shadow"]["step"] == 2
+    assert all(value.isfinite().all() for value in tensors(saved))
+
+
+def tensors(state):
+    for value in state.values() if isinstance(state, dict) else state:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (dict, list, tuple)):
+            yield from tensors(value)
+
+
+def test_numbers_too_large_to_measure_are_a_diverged_run(tiny, monkeypatch):
+    """The weights are finite, and no norm of theirs is."""
+
+    class Huge(Stepper):
+        def take(self, model, batch, loss_fn, learning_rate, step):
+            with torch.no_grad():
+                next(model.parameters()).fill_(1e200)
+
+    monkeypatch.setattr(run_module, "Stepper", Huge)
+    config, dataset = tiny
+    with pytest.raises(DivergedError, match=r"diverged within 6 steps; try a learning_rate below 0\.1"):
+        execute(config, dataset)
 
 
 def test_devices_are_chosen_by_name_or_precision():

@@ -5,19 +5,22 @@ from dataclasses import replace
 import pytest
 from pandas.testing import assert_frame_equal
 
+from unrolling import load_dataset, make_generator
 from unrolling._checks import InputError, StoreError
 from unrolling.experiments import collect, load_profile, matrices, published_store
 from unrolling.experiments.matrices import (
+    MatrixConfig,
     matrix_config,
     matrix_data,
     matrix_tables,
     obtain_matrix,
     published_matrix,
 )
-from unrolling.experiments.taxonomy import run_matrix
+from unrolling.experiments.taxonomy import Setting, choose_classes, run_matrix
 from unrolling.methods.registry import METHODS
 from unrolling.metrics.registry import METRICS
-from unrolling.store import Store
+from unrolling.page.run_card import run_card
+from unrolling.store import Store, make_address
 
 PARAMETERS = {
     "dataset": "digits",
@@ -73,6 +76,34 @@ def test_the_data_are_the_chosen_classes_as_far_as_they_go(config):
     assert (len(data.train_labels), data.class_names) == (40, ("8", "3"))
     assert len(matrix_data(replace(config, test_size=10_000)).test_labels) < 100
     assert matrix_data(replace(config, classes=())).num_classes == 10
+
+
+def test_the_stored_matrix_is_found_and_says_which_data_it_used():
+    """Its record was written when the description named the whole data set only."""
+    (stored,) = Store(published_store("small").root / "taxonomy")
+    settings = {name: value for name, value in stored.config.items() if name not in ("dtype", "version")}
+    settings |= {"setting": Setting(**stored.config["setting"])}
+    config = MatrixConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    found = published_matrix(config, "small")
+    assert found.address == stored.address == "2289c689e6e36daf"
+    assert found.data["description"] == stored.data["description"] + "; only classes 3, 8; in the unit ball"
+    assert replace(found, data=stored.data) == stored
+
+
+def test_a_matrix_stored_earlier_keeps_its_address_and_says_which_data_it_used(config, record, tmp_path):
+    """The address is made of the whole data set's fingerprint: classes stand in the settings."""
+    digits = load_dataset("digits")
+    chosen = replace(choose_classes(digits, (8, 3)), fingerprint=digits.fingerprint)
+    whole = chosen.subset(40, 20, make_generator(0, "subset")).fingerprint
+    assert record.address == make_address(config.to_dict(), whole)
+    assert "; only classes 8, 3; 40 of " in record.data["description"]
+    assert record.data["description"].endswith("; in the unit ball")
+    earlier = replace(record, data=record.data | {"description": "the digits"})
+    Store(tmp_path).put(earlier)
+    found = obtain_matrix(config, store=Store(tmp_path))
+    assert found.data["description"] == "the digits; only classes 8, 3; in the unit ball"
+    card = run_card(profile="quick", runs=[found]).data
+    assert "only classes 8, 3; in the unit ball" in card
 
 
 def test_a_stored_matrix_comes_back_as_it_was_computed(config, record, store):

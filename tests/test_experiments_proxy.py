@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from unrolling._checks import InputError
+from unrolling.experiments import privacy_risk, proxy
 from unrolling.experiments.proxy import (
     CHECKPOINT,
     SETTING,
@@ -46,6 +47,7 @@ def record(**changes):
             "steps_per_epoch": 2,
             "forget_gradient_norm": 2.5,
             "num_classes": 10,
+            "accuracy_pretrained": 0.9,
         },
         provenance={},
     )
@@ -175,6 +177,28 @@ def test_fisher_interval_is_scipys(seed, count, level):
     found = stats.pearsonr(*normal(2, count, seed=seed))
     expected = found.confidence_interval(level)
     assert fisher_interval(found.statistic, count, level) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("module", [proxy, privacy_risk])
+@pytest.mark.parametrize("count", [2, 3, 4, 9])
+@pytest.mark.parametrize("line", [1, -1, None])
+def test_fisher_interval_is_scipys_at_the_edges(module, count, line):
+    x = np.arange(count, dtype=float)
+    y = normal(count) if line is None else line * x
+    found = stats.pearsonr(x, y)
+    expected = tuple(found.confidence_interval())
+    # A line's correlation is one up to rounding, of which the interval makes less than its square root.
+    r = found.statistic if line is None else line
+    assert module.fisher_interval(r, count) == pytest.approx(expected, abs=1e-6)
+    assert module.fisher_interval(line or 0.5, 3) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    "bad", [(1.1, 9), (float("nan"), 9), (0.5, 1), (0.5, 2.5), (0.5, 9, 1.0), (0.5, 9, 0)]
+)
+def test_what_has_no_fisher_interval_is_named(bad):
+    with pytest.raises(InputError, match=r"correlation|count"):
+        fisher_interval(*bad)
 
 
 def test_mean_correlation_stays_between_its_bounds():

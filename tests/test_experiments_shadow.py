@@ -10,8 +10,10 @@ from torch import nn
 
 from unrolling import make_generator
 from unrolling._checks import InputError
+from unrolling.checkpoint import Checkpoint
 from unrolling.data import load_dataset
-from unrolling.experiments import RunConfig
+from unrolling.experiments import RunConfig, config_from, published_store
+from unrolling.experiments import run as run_module
 from unrolling.experiments.inputs import load_data
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import _Run, execute, initial_model
@@ -19,7 +21,7 @@ from unrolling.experiments.shadow import SCORES, privacy_risk, shadow_run
 from unrolling.losses import Objective
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
 from unrolling.parameters import distance, trainable
-from unrolling.training import train
+from unrolling.training import DivergedError, Stepper, train
 
 
 class Lookup(nn.Module):
@@ -170,6 +172,9 @@ TINY = RunConfig(
 )
 
 
+OTHERS = ({"train_size": 41}, {"shadow_size": 41})
+
+
 def test_a_shadow_model_has_its_own_examples_weights_and_nothing_to_forget():
     settings, data = shadow_run(TINY)
     own = {tuple(x) for x in load_data(TINY).train_inputs.flatten(1).tolist()}
@@ -177,6 +182,9 @@ def test_a_shadow_model_has_its_own_examples_weights_and_nothing_to_forget():
     assert len(theirs) == 40
     assert not own & theirs
     assert settings.shadow_size == 0
+    assert data.description.endswith("; 40 training examples that the run leaves out")
+    others = [load_data(TINY), *(shadow_run(replace(TINY, **c))[1] for c in OTHERS)]
+    assert len({data.fingerprint, load_dataset("digits").fingerprint} | {d.fingerprint for d in others}) == 5
     first, second = (next(initial_model(c, data).parameters()) for c in (TINY, settings))
     assert not torch.equal(first, second)
     same = replace(TINY, seed=settings.seed, shadow_size=0)
@@ -218,6 +226,67 @@ def test_a_run_records_the_scores_of_all_its_models_and_nothing_else_changes():
     assert privacy["single_gradient"]["accuracy"] == result["accuracy_unlearned"]
     assert privacy["amnesiac"] != privacy["single_gradient"]
     assert all(0 <= scores["score"] <= 1 for name, scores in privacy.items() if name != "signal")
+
+
+STORED = "00e01754e063eb06"  # a perceptron of results/small
+
+
+def numbers(value, name=""):
+    """Return every number of a result by its place."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return {place: x for key, part in parts for place, x in numbers(part, f"{name}/{key}").items()}
+    return {name: value}
+
+
+def test_a_stored_run_is_computed_again_as_it_was():
+    record = published_store("small").get(STORED)
+    config = config_from(record.config)
+    found, stored = numbers(execute(config, load_data(config))), numbers(record.result)
+    assert found == pytest.approx(stored, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 19, 27])
+def test_a_run_interrupted_in_any_part_goes_on_to_the_same_bits(tmp_path, steps):
+    """Of the shadow model and of M, 8 steps before w_0 and 8 from there on."""
+    checkpoint, seen = Checkpoint(tmp_path / "run.pt"), []
+
+    def interrupt(done, total):
+        seen.append((done, total))
+        if len(seen) == steps:
+            raise KeyboardInterrupt
+
+    data = load_data(TINY)
+    with pytest.raises(KeyboardInterrupt):
+        execute(TINY, data, checkpoint=checkpoint, checkpoint_seconds=0, progress=interrupt)
+    result = execute(TINY, data, checkpoint=checkpoint, checkpoint_seconds=0, progress=interrupt)
+    assert seen == [(done, 32) for done in range(1, 33)]
+    assert result == execute(TINY, data)
+
+
+def test_the_shadow_model_takes_its_steps_as_the_run_does(monkeypatch):
+    """With CUDA graphs, if the run asks for them."""
+    models = []
+
+    class Watching(Stepper):
+        def take(self, model, *args):
+            models.append(model)
+            super().take(model, *args)
+
+    monkeypatch.setattr(run_module, "GraphStepper", Watching)
+    execute(TINY, load_data(TINY), graphs=True)
+    assert [sum(model is own for model in models) for own in dict.fromkeys(models)] == [16, 16, 6]
+
+
+def test_a_shadow_model_that_diverges_is_named(monkeypatch):
+    class Losing(Stepper):
+        def take(self, model, *args):
+            with torch.no_grad():
+                next(model.parameters()).fill_(torch.nan)
+
+    monkeypatch.setattr(run_module, "Stepper", Losing)
+    with pytest.raises(DivergedError, match="the shadow model's training diverged within 4 steps"):
+        execute(TINY, load_data(TINY))
 
 
 def alone(settings, data):

@@ -51,6 +51,21 @@ def test_chosen_classes_are_numbered_in_the_order_given():
     assert chosen.class_names == ("8", "3")
 
 
+def test_what_is_made_of_a_data_set_is_another():
+    """Each has a fingerprint and a description of its own, and the same one when made again."""
+
+    def made():
+        digits = load_dataset("digits")
+        chosen = [choose_classes(digits, classes) for classes in ((3, 8), (8, 3), (1, 7), range(10))]
+        return [digits, *chosen, *map(into_unit_ball, (digits, *chosen))]
+
+    for attribute in ("fingerprint", "description"):
+        values = [getattr(each, attribute) for each in made()]
+        assert len(set(values)) == len(values) == 10
+        assert values == [getattr(each, attribute) for each in made()]
+    assert made()[6].description.endswith("; only classes 3, 8; in the unit ball")
+
+
 @pytest.mark.parametrize("classes", [(3,), (3, 3), (3, 10)])
 def test_classes_that_make_no_problem_are_refused(classes):
     with pytest.raises(InputError, match="class"):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from unrolling._checks import InputError
-from unrolling.experiments import ledger, load_profile, obtain
+from unrolling.experiments import collect, ledger, load_profile, obtain, published_store
 from unrolling.experiments.ledger import all_checks, check, claims_of_page, evaluate
 from unrolling.experiments.profiles import Experiment, Profile
 from unrolling.paper import KINDS, VERDICTS, Entry, Finding, NotTestable, claims, count_verdicts, find_claim
@@ -212,6 +212,27 @@ def test_committed_results_count_as_runs(registry, tmp_path, monkeypatch):
     wanted = load_profile("small").experiment("training_with_sd_loss").configs("strength")
     assert entry.profile == "small"
     assert [record.config for record in seen] == [config.to_dict() for config in wanted]
+
+
+def test_a_committed_run_goes_before_ones_own(runs, tmp_path, monkeypatch):
+    """What the repository says does not depend on what was tried here, on other data say, and when."""
+    monkeypatch.setattr(collect, "PROJECT", tmp_path)
+    seen = []
+    check(CLAIM, page="a_page", **TINY)(lambda records: seen.extend(records) or HELD)
+    (own,) = obtain(runs["quick"])
+    committed = dataclasses.replace(
+        own,
+        data=own.data | {"fingerprint": "other data"},
+        provenance=own.provenance | {"started": "2020-01-01T00:00:00+00:00"},
+    )
+    published_store("quick").put(committed)
+    (entry,) = evaluate([CLAIM])
+    assert (seen, entry.runs) == ([committed], (committed.address,))
+    (entry,) = evaluate([CLAIM], profile="paper")  # the committed runs of another profile do not count
+    assert entry.verdict == "not yet run"
+    obtain(runs["paper"])
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert entry.runs[0] == own.address
 
 
 # The real checks

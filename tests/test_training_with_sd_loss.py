@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up_runs import dip, records
+from scipy import stats
 
 from unrolling._checks import InputError
-from unrolling.experiments import trace_frame
+from unrolling.experiments import privacy_risk, trace_frame, training_with_sd_loss
 from unrolling.experiments.training_with_sd_loss import (
     accuracy_loss,
     after_epochs,
@@ -83,7 +85,9 @@ def test_the_end_of_an_epoch_is_found_whatever_its_number_of_steps():
     long[0].result["steps_per_epoch"] = 20
     assert after_epochs(short + long)["step"].tolist() == [30, 20]
     assert after_epochs(short)[["num_classes", "accuracy_pretrained"]].to_numpy().tolist() == [[10, 0.9]]
-    with pytest.raises(InputError, match="no row at step 60, the end of epoch 2"):
+    with pytest.raises(
+        InputError, match=r"did not record step 60, the end of epoch 2; recorded steps are \[10, 20, 30\]"
+    ):
         after_epochs(short, 2)
 
 
@@ -118,4 +122,15 @@ def test_sigma_and_weights_are_compared_by_setting():
 
 def test_what_is_constant_has_no_rank_correlation():
     assert rank_correlation([1, 2, 3], [5, 5, 5]) == 0
+    assert rank_correlation([5, 5, 5], [1, 2, 3]) == rank_correlation(range(1), [7]) == 0
     assert rank_correlation([1, 2, 3], [5, 4, 1]) == -1
+
+
+@pytest.mark.parametrize("module", [training_with_sd_loss, privacy_risk])
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_scipys_ties_and_all(module, seed):
+    x, y = np.random.default_rng(seed).integers(0, 4, (2, 12))
+    expected = stats.spearmanr(x, y).statistic
+    assert module.rank_correlation(x, y) == pytest.approx(expected)
+    assert module.rank_correlation(list(x), pd.Series(y, index=range(5, 17))) == pytest.approx(expected)
+    assert module.rank_correlation(np.zeros(12), y) == module.rank_correlation(x, np.zeros(12)) == 0

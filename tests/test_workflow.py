@@ -81,6 +81,26 @@ def test_every_notebook_depends_on_the_results_of_the_benchmarks(tmp_path):
     assert _surroundings(tmp_path) != before
 
 
+@pytest.mark.parametrize(
+    "name", ["unrolling/a.py", "unrolling/b/c.yml", "results/small/a.json", "requirements.lock"]
+)
+def test_every_notebook_depends_on_the_package_its_results_and_the_lock(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = [_surroundings(tmp_path)]
+    for content in ("one", "two"):
+        path.write_text(content)
+        keys.append(_surroundings(tmp_path))
+    assert keys[0] != keys[1] != keys[2] != keys[0]
+
+
+def test_every_notebook_depends_on_where_the_data_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNROLLING_DATA", "here")
+    before = _surroundings(tmp_path)
+    monkeypatch.setenv("UNROLLING_DATA", "there")
+    assert _surroundings(tmp_path) != before
+
+
 def is_running(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

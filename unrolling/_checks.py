@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
 from typing import Any
@@ -108,7 +109,7 @@ def check_examples(name: str, examples: object, *, total: int | None = None) -> 
     if total is not None and max(numbers) >= total:
         raise InputError(f"`{name}` names {max(numbers)}, but there are {total}: expected 0 to {total - 1}.")
     if len(set(numbers)) < len(numbers):
-        twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
+        twice = next(number for number, count in Counter(numbers).items() if count > 1)
         raise InputError(f"`{name}` names {twice} twice; expected each once.")
     return tuple(sorted(numbers)) if isinstance(values, Set) else numbers
 

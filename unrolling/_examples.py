@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError, check_integer
+from unrolling._checks import InputError
 
 
 def _is_mapping(batch: Any) -> bool:
@@ -74,34 +74,3 @@ def take(batch: Any, index: Sequence[int]) -> Any:
         parts = [take(value, index) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
-
-
-def positions(name: str, examples: Any, size: int) -> tuple[int, ...]:
-    """Return ``examples`` as distinct positions in a batch of ``size``.
-
-    Args:
-        name: What the argument is called.
-        examples: Any integers: a number, list, range, array or tensor; or a mask of ``size`` booleans.
-        size: Examples in the batch.
-
-    Raises:
-        InputError: If there is none, one twice, or one that the batch does not have.
-    """
-    try:
-        values = examples.tolist() if hasattr(examples, "tolist") else examples
-        values = [values] if isinstance(values, int) else list(values)
-        values = [value.item() if isinstance(value, Tensor) else value for value in values]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"`{name}` must be positions in the batch, such as [0, 3], got {type(examples).__name__}."
-        ) from error
-    if values and all(isinstance(value, bool) for value in values):
-        if len(values) != size:
-            raise InputError(f"`{name}` is a mask of {len(values)} for a batch of {size} examples.")
-        values = [place for place, chosen in enumerate(values) if chosen]
-    found = tuple(check_integer(f"`{name}`: a position", value, maximum=size - 1) for value in values)
-    if not found:
-        raise InputError(f"`{name}` is empty: expected at least one example of the batch.")
-    if len(set(found)) < len(found):
-        raise InputError(f"`{name}` names an example twice; expected each once.")
-    return found

@@ -107,7 +107,9 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes that compute at once (default: 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
-        "--cuda-graph", action="store_true", help="replay each step from a CUDA graph: faster on a GPU"
+        "--cuda-graph",
+        action="store_true",
+        help="experimental: replay each step from a CUDA graph, on a GPU",
     )
     parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
     settings = parser.add_argument_group(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unrolling._checks import InputError
-from unrolling._examples import batch_size, check_not_empty, positions, take
+from unrolling._checks import InputError, check_examples
+from unrolling._examples import batch_size, check_not_empty, take
 from unrolling.model_loss import BatchLoss, Loss, differentiable
 from unrolling.parameters import Params, dense
 from unrolling.probes import check_loss_fn, named_type_errors
@@ -156,7 +156,7 @@ class _Forgotten(AtTheStep):
                 f"cannot tell the examples of `batch` apart: {type(self.batch).__name__} holds no tensors."
             )
         self._counts = torch.ones(size, dtype=torch.float64) if weights is None else _counts(weights, size)
-        chosen = None if examples is None else positions("examples", examples, size)
+        chosen = None if examples is None else check_examples("examples", examples, total=size)
         if chosen is None or len(chosen) == size:
             return self
         for name, module in self.model.named_modules():

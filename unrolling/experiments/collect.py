@@ -2,18 +2,23 @@
 
 import dataclasses
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from unrolling._checks import InputError, check_integer
+from unrolling._checks import InputError, UnrollingError, check_integer
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
@@ -22,8 +27,11 @@ from unrolling.experiments.inputs import data_fingerprint, data_settings, load_d
 from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
+from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.store import Record, Store, make_address
 
+#: What :func:`after_epochs` takes over from a result; the rest of it is about the last step.
+_MEASURED_ONCE = ("forget_gradient_norm", "num_classes", "accuracy_pretrained")
 #: The project's folder if the package is installed from it, else the folder one works in.
 _SOURCE = Path(__file__).resolve().parents[2]
 PROJECT = _SOURCE if (_SOURCE / "pyproject.toml").exists() else Path.cwd()
@@ -78,24 +86,27 @@ def compute(
         device: See :func:`choose_device`.
         graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         progress: Called with (steps done, steps in all).
+
+    Raises:
+        UnrollingError: Whatever the run raised, with its address and settings before the message.
     """
     chosen = choose_device(device, config)
     dataset = load_data(config, store) if dataset is None else dataset
     store.check_writable()
     encoder = obtain_encoder(encoder_of(config), store) if starts_from_encoder(config) else None
-    checkpoint = Checkpoint(
-        store.root / "unfinished" / f"{make_address(config.to_dict(), dataset.fingerprint)}.pt"
-    )
+    address = make_address(config.to_dict(), dataset.fingerprint)
+    checkpoint = Checkpoint(store.root / "unfinished" / f"{address}.pt")
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    result = execute(
-        config,
-        dataset,
-        device=chosen,
-        checkpoint=checkpoint,
-        progress=progress,
-        encoder=encoder,
-        graphs=graphs,
-    )
+    with _named(config, address):
+        result = execute(
+            config,
+            dataset,
+            device=chosen,
+            checkpoint=checkpoint,
+            progress=progress,
+            encoder=encoder,
+            graphs=graphs,
+        )
     if encoder:
         result["encoder"] = {"address": encoder.address, "weights": encoder.digest}
     record = Record(
@@ -107,6 +118,21 @@ def compute(
     store.put(record)
     checkpoint.remove()
     return record
+
+
+@contextmanager
+def _named(config: RunConfig, address: str) -> Iterator[None]:
+    """Say of every error which run it stopped, by the address and the settings that are not the defaults."""
+    default = dataclasses.asdict(RunConfig())
+    own = {name: value for name, value in dataclasses.asdict(config).items() if value != default[name]}
+    run = f"run {address} ({', '.join(f'{name}={value}' for name, value in own.items())})"
+    try:
+        yield
+    except UnrollingError as error:
+        raise type(error)(f"{run}: {error}") from error
+    except Exception as error:
+        error.add_note(f"The error stopped {run}.")
+        raise
 
 
 def obtain(
@@ -121,6 +147,9 @@ def obtain(
 ) -> list[Record]:
     """Return the records of these runs, in their order; those not stored yet are computed.
 
+    The first run that fails, and an interrupt, end the others as well; finished ones are stored by then, and
+    the others go on from their checkpoints when they are asked for again.
+
     Args:
         configs: The runs.
         store: Where to look and to write. If not given, runs are written to :func:`default_store` and looked
@@ -130,6 +159,9 @@ def obtain(
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
+
+    Raises:
+        UnrollingError: What the first run that failed raised, see :func:`compute`; if a process was killed.
     """
     check_integer("jobs", jobs, minimum=1)
     places = [store] if store else [default_store(), *map(published_store, PROFILES)]
@@ -143,10 +175,11 @@ def obtain(
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
     made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
-    for done, record in enumerate(made, 1):
-        records[record.address] = record
-        if report:
-            report(done, len(missing), record)
+    with closing(made):  # an error in `report` ends the runs as well
+        for done, record in enumerate(made, 1):
+            records[record.address] = record
+            if report:
+                report(done, len(missing), record)
     return [record for address in addresses if (record := records[address])]
 
 
@@ -156,7 +189,7 @@ def _look_up(address: str, places: Sequence[Store]) -> Record | None:
 
 def _compute_all(
     configs: list[RunConfig], store: Store, jobs: int, progress: Progress | None, **how: Any
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
@@ -170,21 +203,60 @@ def _compute_all(
         load_data(config, store)
     for encoder in dict.fromkeys(encoder_of(config) for config in configs if starts_from_encoder(config)):
         obtain_encoder(encoder, store)
+    alive, asking = Pipe(duplex=False)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(compute, config, store, **how) for config in configs]
-        for future in as_completed(futures):
-            yield future.result()
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (alive,))
+    with alive, asking, pool:
+        try:
+            with _interrupts_held():
+                futures = [pool.submit(compute, config, store, **how) for config in configs]
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException as error:  # a failed run, an interrupt, or the end of whoever asked
+            asking.close()  # the workers end, and with them the queue
+            if not isinstance(error, BrokenProcessPool):
+                raise
+            raise UnrollingError(
+                "a process that computed runs was killed, by hand or for want of memory. Ask for fewer jobs; "
+                "what is finished is stored, and the rest goes on from its checkpoints."
+            ) from error
 
 
-def _one_thread() -> None:
+def _start_worker(asking: Connection) -> None:
+    """Compute on one thread, as long as the process that asked for the runs is there and wants them."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(asking,), daemon=True).start()
+
+
+def _end_with(asking: Connection) -> None:
+    with suppress(EOFError):
+        asking.recv()  # nothing is ever sent: this ends when the other end is closed, or its process gone
+    os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Leave Ctrl-C, which a terminal sends to all its processes, to this one: those started do not see it."""
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
-    """Return runs by their settings; of two with equal settings, as from two encoders, the one made later."""
-    in_time = sorted(records, key=lambda record: record.provenance.get("started", ""))
-    return {config_from(record.config): record for record in in_time}
+    """Return runs by their settings; of two with equal settings, on other data, the one that was made last.
+
+    Runs with settings that this version does not know are nobody's here, and left out.
+    """
+    found = {}
+    for record in sorted(records, key=lambda record: record.provenance.get("started", "")):
+        with suppress(InputError):
+            found[config_from(record.config)] = record
+    return found
 
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
@@ -193,24 +265,70 @@ def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
     return [found[config] for config in configs if config in found]
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def settings_of(record: Record) -> dict[str, Any]:
+    """Return all settings of a run, those at their defaults as well, which a record may leave out."""
     return dataclasses.asdict(config_from(record.config))
 
 
 def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the runs' traces in long form: a row per recorded step, with the run's settings beside it."""
+    r"""Return the runs' traces in long form: a row per recorded step.
+
+    Returns:
+        ``step``, t; ``e``, ``e_corrected`` and ``e_targeted``, see :mod:`unrolling.unlearning_error`, and
+        what they are made of, ``weight_change``, :math:`\|w_t - w_0\|_2`, and ``sigma_avg``;
+        ``weight_norm``, :math:`\|w_t\|_2`; ``v`` after single-gradient unlearning, ``v_final_gradient``,
+        ``v_amnesiac``, ``v_amnesiac_released`` and ``v_nothing``, of w_t itself, and ``v_momentum`` where the
+        t steps have momentum; ``accuracy`` of M and ``accuracy_retrained`` of M' on the test data, from 0 to
+        1; every setting of :class:`RunConfig`; and ``address``.
+    """
     frames = [
-        pd.DataFrame(record.result["trace"]).assign(**_settings(record), address=record.address)
+        pd.DataFrame(record.result["trace"]).assign(**settings_of(record), address=record.address)
         for record in records
     ]
     return pd.concat(frames, ignore_index=True)
 
 
 def final_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row per run: the last recorded step, the scalars of its result, and its settings."""
+    """Return one row per run: its last recorded step, and what was measured once.
+
+    Returns:
+        The columns of :func:`trace_frame`, every setting among them; ``forget_gradient_norm``, that of F's
+        part in the gradient of one epoch at w_0; ``accuracy_pretrained`` of M_N and ``accuracy_unlearned``
+        after single-gradient unlearning; ``pretrain_steps``, ``steps``, ``steps_per_epoch``, ``num_classes``
+        and ``num_parameters``; ``sigma_converged``, whether all samples of sigma met their tolerance, and
+        ``sigma_hvps``, the Hessian-vector products of all of them.
+    """
     rows = []
     for record in records:
         last = {name: values[-1] for name, values in record.result["trace"].items()}
         scalars = {name: value for name, value in record.result.items() if not isinstance(value, dict)}
-        rows.append({**scalars, **last, **_settings(record), "address": record.address})
+        rows.append({**scalars, **last, **settings_of(record), "address": record.address})
+    return pd.DataFrame(rows)
+
+
+def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
+    r"""Return one row per run: what it recorded after that many epochs from w_0 on.
+
+    Args:
+        records: The runs; they may have different batch sizes, hence different numbers of steps an epoch.
+        num_epochs: m; its end must be a recorded step of every run.
+
+    Returns:
+        The columns of :func:`trace_frame`, every setting among them; ``e_root``, Eq. 9 with the square roots
+        of the sampled :math:`|\lambda|_{\max}` as section 5.2 words it; and of those of :func:`final_frame`
+        ``forget_gradient_norm``, ``num_classes`` and ``accuracy_pretrained``.
+    """
+    check_integer("num_epochs", num_epochs, minimum=1)
+    rows = []
+    for record in records:
+        trace, t = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
+        if t not in trace["step"]:
+            raise InputError(
+                f"run {record.address} did not record step {t}, the end of epoch {num_epochs}; "
+                f"recorded steps are {trace['step']}."
+            )
+        row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
+        row["e_root"] = error_from_roots(record, t)
+        row |= {name: record.result[name] for name in _MEASURED_ONCE}
+        rows.append({**row, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)

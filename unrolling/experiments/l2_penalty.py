@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from unrolling.experiments.collect import settings_of
 from unrolling.experiments.training_with_sd_loss import plain_value, relative_to_plain
 from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.paper import replicate_band, reported_table
@@ -79,7 +80,7 @@ def beside_table_3(records: list[Record], num_steps: int) -> pd.DataFrame:
         ``found``, the geometric mean over seeds of :func:`error_from_roots`; ``seeds``; ``within``, whether
         the two differ by no more than :func:`unrolling.paper.replicate_band`.
     """
-    ours = pd.DataFrame([record.config for record in records])
+    ours = pd.DataFrame([settings_of(record) for record in records])
     ours["log_found"] = [math.log(error_from_roots(record, num_steps)) for record in records]
     means = ours.groupby(CELL)["log_found"].agg(["mean", "size"]).reset_index()
     # A run without penalty belongs to both penalties.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,14 @@ from unrolling.experiments.collect import default_store, published_store
 from unrolling.experiments.inputs import load_images
 from unrolling.experiments.profiles import PROFILES, Scalar
 from unrolling.experiments.provenance import provenance
-from unrolling.experiments.taxonomy import Setting, choose_classes, into_unit_ball, run_matrix
+from unrolling.experiments.taxonomy import (
+    UNIT_BALL,
+    Setting,
+    choose_classes,
+    into_unit_ball,
+    run_matrix,
+    words_for_classes,
+)
 from unrolling.methods.registry import METHODS
 from unrolling.metrics.registry import METRICS
 from unrolling.seeding import make_generator
@@ -94,12 +101,22 @@ def matrix_config(
 
 def matrix_data(config: MatrixConfig) -> Dataset:
     """Return the data of a matrix, in the unit ball."""
+    return into_unit_ball(_examples(config)[0])
+
+
+def _examples(config: MatrixConfig) -> tuple[Dataset, str]:
+    """Return the examples of a matrix, and the fingerprint that its address is made from.
+
+    That one is of the whole data set and of the choice of examples. Classes are part of the settings.
+    """
     data = load_images(config.dataset)
-    if config.classes:
-        data = choose_classes(data, config.classes)
-    num_train = min(config.train_size, len(data.train_labels))
-    num_test = min(config.test_size, len(data.test_labels))
-    return into_unit_ball(data.subset(num_train, num_test, make_generator(0, "subset")))
+    chosen = choose_classes(data, config.classes) if config.classes else data
+    sizes = min(config.train_size, len(chosen.train_labels)), min(config.test_size, len(chosen.test_labels))
+    examples, source = (
+        part.subset(*sizes, make_generator(0, "subset"))
+        for part in (chosen, replace(chosen, fingerprint=data.fingerprint))
+    )
+    return examples, source.fingerprint
 
 
 def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record:
@@ -112,11 +129,12 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
     """
     committed = [] if store else [_taxonomy(published_store(profile)) for profile in PROFILES]
     store = store or _taxonomy(default_store())
-    data = matrix_data(config)
-    address = make_address(config.to_dict(), data.fingerprint)
+    examples, fingerprint = _examples(config)
+    data = into_unit_ball(examples)
+    address = make_address(config.to_dict(), fingerprint)
     for place in (store, *committed):
         if found := place.get(address):
-            return found
+            return _described(found)
     store.check_writable()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     with one_thread():
@@ -129,7 +147,7 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
         )
     record = Record(
         config=config.to_dict(),
-        data={"name": data.name, "description": data.description, "fingerprint": data.fingerprint},
+        data={"name": data.name, "description": data.description, "fingerprint": fingerprint},
         result={"cells": _to_plain(cells), "methods": _to_plain(methods)},
         provenance=provenance(torch.device("cpu"), started, time.perf_counter() - clock),
     )
@@ -148,7 +166,15 @@ def published_matrix(config: MatrixConfig, profile: str) -> Record | None:
 
     wanted = problem(config.to_dict())
     committed = _taxonomy(published_store(profile))
-    return next((record for record in committed if problem(record.config) == wanted), None)
+    return next((_described(record) for record in committed if problem(record.config) == wanted), None)
+
+
+def _described(record: Record) -> Record:
+    """Return a matrix whose data say what was made of the data set; the first ones stored name the whole."""
+    said, classes = record.data["description"], record.config["classes"]
+    parts = [*([words_for_classes(classes)] if classes else []), UNIT_BALL]
+    description = "; ".join([said, *(part for part in parts if part not in said)])
+    return replace(record, data=record.data | {"description": description})
 
 
 def matrix_tables(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:

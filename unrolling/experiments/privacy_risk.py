@@ -1,15 +1,15 @@
 r"""Figures 2 and 13: whether a lower privacy risk score of the forgotten batch goes with a lower v."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from unrolling.experiments.collect import final_frame
+from unrolling.experiments.proxy import fisher_interval as fisher_interval
+from unrolling.experiments.training_with_sd_loss import rank_correlation as rank_correlation
 from unrolling.store import Record
 
 #: The weights whose score is taken, by their name in a record, and the column of v that belongs to them.
@@ -67,22 +67,6 @@ def mean_over_seeds(scores: pd.DataFrame, setting: Sequence[str]) -> pd.DataFram
     return scores.groupby(list(setting), sort=False)[columns].mean().reset_index()
 
 
-def fisher_interval(correlation: float, count: int) -> tuple[float, float]:
-    r"""Return the 95 % interval of a Pearson correlation of which only value and number of points are known.
-
-    .. math:: \tanh(\operatorname{artanh} r \pm 1.96 / \sqrt{n - 3})
-
-    Source: Fisher, 1921, for two normal variables.
-
-    Example:
-        >>> [round(end, 2) for end in fisher_interval(-0.29, 14)]
-        [-0.71, 0.28]
-    """
-    half = float(stats.norm.ppf(0.975)) / math.sqrt(count - 3)
-    centre = math.atanh(correlation)
-    return math.tanh(centre - half), math.tanh(centre + half)
-
-
 def opposed(score: ArrayLike, distance: ArrayLike) -> float:
     r"""Return the share of all pairs in which the lower score goes with the larger distance.
 
@@ -118,14 +102,6 @@ def opposed_in_every_seed(scores: pd.DataFrame, setting: Sequence[str]) -> float
     lower = (score < 0).all(axis=1) & (distance > 0).all(axis=1)
     higher = (score > 0).all(axis=1) & (distance < 0).all(axis=1)
     return float((lower | higher).mean())
-
-
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Spearman's rank correlation; 0 if ``y`` is constant, as it then does not follow ``x``."""
-    values = np.asarray(y, dtype=float)
-    if (values == values[0]).all():
-        return 0.0
-    return float(stats.spearmanr(x, values).statistic)
 
 
 def by_strength(scores: pd.DataFrame) -> pd.DataFrame:

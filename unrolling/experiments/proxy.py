@@ -8,38 +8,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from unrolling._checks import InputError, check_integer
-from unrolling.experiments.unlearning_error import error_from_roots
+from unrolling._checks import InputError, check_integer, check_real
+from unrolling.experiments.collect import after_epochs as after_epochs
 from unrolling.metrics.association import correlate
-from unrolling.store import Record
 
 #: What a setting is apart from its strength; one seed of it is what the paper compares strengths in.
 SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
 #: Settings that differ only in batch size and strength: they share much of their randomness with each other.
 CHECKPOINT = ["dataset", "model", "pretrain_epochs"]
-
-
-def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
-    r"""Return a row per run: what it recorded after this many epochs, and its settings.
-
-    Beside the columns of the trace there are ``e_root``, Eq. 9 with the square roots of the sampled
-    :math:`|\lambda|_{\max}` as section 5.2 words it, ``forget_gradient_norm`` and ``num_classes``.
-
-    Args:
-        records: Runs that recorded the end of that epoch.
-        num_epochs: m; t is this many epochs.
-    """
-    check_integer("num_epochs", num_epochs, minimum=1)
-    rows = []
-    for record in records:
-        trace, t = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
-        if t not in trace["step"]:
-            raise InputError(f"run {record.address} did not record step {t}, the end of epoch {num_epochs}.")
-        row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
-        row["e_root"] = error_from_roots(record, t)
-        own = {name: record.result[name] for name in ("forget_gradient_norm", "num_classes")}
-        rows.append({**row, **own, **record.config, "address": record.address})
-    return pd.DataFrame(rows)
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> list[Hashable]:
@@ -178,12 +154,26 @@ def fisher_interval(correlation: float, count: int, level: float = 0.95) -> tupl
 
     .. math:: \tanh\left(\operatorname{artanh} r \pm z_{(1 + level) / 2} / \sqrt{n - 3}\right)
 
-    It supposes n independent points of a bivariate normal distribution (Fisher, 1921).
+    It supposes n independent points of a bivariate normal distribution (Fisher, 1921). As in
+    :func:`scipy.stats.pearsonr`, three points and fewer say nothing, and points on a line leave no doubt.
+
+    Args:
+        correlation: r, from -1 to 1.
+        count: n, at least 2.
+        level: Between 0 and 1.
 
     Example:
         >>> [round(end, 2) for end in fisher_interval(0.81, 6)]
         [-0.0, 0.98]
     """
-    check_integer("count", count, minimum=4)
+    check_integer("count", count, minimum=2)
+    if not (abs(check_real("correlation", correlation)) <= 1 and 0 < check_real("level", level) < 1):
+        raise InputError(
+            f"expected a correlation from -1 to 1 and a level between 0 and 1, got {correlation} and {level}."
+        )
+    if count <= 3:
+        return -1.0, 1.0
+    if abs(correlation) == 1:
+        return float(correlation), float(correlation)
     half = float(stats.norm.ppf((1 + level) / 2)) / math.sqrt(count - 3)
     return math.tanh(math.atanh(correlation) - half), math.tanh(math.atanh(correlation) + half)

@@ -1,7 +1,8 @@
 r"""Carry out one run: pre-train M, unroll M and M' side by side, measure, unlearn (sections 8.1 and 8.3)."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from unrolling.parameters import Params, load_parameters, norm, trainable, train
 from unrolling.precision import float32_products
 from unrolling.seeding import seeded
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
-from unrolling.training import Observer, Stepper, copy_for_retraining, train
+from unrolling.training import DivergedError, Observer, Stepper, copy_for_retraining, train
 from unrolling.unlearning_error import targeted_unlearning_error, verification_error
 
 #: Called with (steps done, steps in all).
@@ -83,21 +84,27 @@ def execute(
         checkpoint: Resume from this file if it holds a state, and save to it on the way. The numbers are the
             same with and without it, interrupted or not.
         checkpoint_seconds: Least time between two saves.
-        progress: Called with (steps done, steps in all).
+        progress: Called with (steps done, steps in all), those of a shadow model first.
         encoder: What ``distilbert-small`` starts from, if the run says so.
         graphs: Take the steps of plain SGD in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
 
     Raises:
         InputError: If the run asks for tf32 products on a device that has none.
+        DivergedError: As soon as weights are found that are not finite: once an epoch, and before they are
+            measured or saved.
     """
     device = torch.device(device)
     if config.products == "tf32" and device.type != "cuda":
         raise InputError(f"products 'tf32' need a CUDA device, got {device}. Use products 'ieee'.")
+    products = float32_products(config.products) if device.type == "cuda" else nullcontext()
     # Threads sum in another order with some kernels and not with others. To use more cores, run more at once.
     threads = one_thread() if device.type == "cpu" else nullcontext()
-    with float32_products(config.products), threads:
+    with products, threads:
         run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs)
         state = checkpoint.load() if checkpoint else None
+        run.train_shadow(state.get("shadow") if state else None)
+        if state and state["phase"] == "shadow":
+            state = None
         if state is None or state["phase"] == "pretraining":
             run.pretrain(state)
             state = None
@@ -133,6 +140,19 @@ class _Run:
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
         self._progress = progress
         self._plain = GraphStepper() if graphs else Stepper()
+        #: The run of the shadow model, if there is one; its steps come first.
+        self.shadow: _Run | None = None
+        if config.shadow_size:
+            settings, more = shadow_run(config)
+            place = _ShadowPart(checkpoint) if checkpoint else None
+            first = (lambda done, total: progress(done, total + self.num_steps)) if progress else None
+            self.shadow = _Run(settings, more, device, place, checkpoint_seconds, first, graphs=graphs)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that M, M' before w_0, and M and M' side by side take."""
+        parts = self.protocol.pretraining, self.protocol.pretraining_retrained or (), self.protocol.order
+        return sum(map(len, parts))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -149,12 +169,28 @@ class _Run:
             frozen_statistics="frozen_statistics" in conventions,
         )
 
-    def train_alone(self) -> nn.Module:
+    def train_shadow(self, state: dict[str, Any] | None) -> None:
+        """Train the shadow model, if the run has one; from ``state``, if it was begun."""
+        if self.shadow:
+            try:
+                self.shadow.train_alone(state)
+            except DivergedError as error:
+                raise DivergedError(f"the shadow model's {error}") from error
+
+    def train_alone(self, state: dict[str, Any] | None = None) -> nn.Module:
         """Return M after all of its steps, trained without an M' and without a measurement."""
-        self.pretrain(None)
+        if state is None or state["phase"] == "pretraining":
+            self.pretrain(state)
+            state = None
         stepper = self._stepper(self._recipe, self.config.epochs)
-        self._train(self.model, self.protocol.order, stepper=stepper)
+        before = len(self.protocol.pretraining)
+        self._advance(self.model, self.protocol.order, stepper, state, phase="alone", offset=before)
         return self.model
+
+    def trained_alone(self) -> dict[str, Any]:
+        """Return the state from which :meth:`train_alone` has nothing left to do."""
+        done = {"phase": "alone", "step": len(self.protocol.order)}
+        return done | {"model": self.model.state_dict(), "velocities": [[]]}
 
     def pretrain(self, state: dict[str, Any] | None) -> None:
         """Take M_0 to M_N in N epochs; and M' on its own, if the protocol has it retrained."""
@@ -162,7 +198,7 @@ class _Run:
         if second is not None:
             self.retrained = copy_for_retraining(self.model)
         if state is None or "retrained" not in state:
-            self._pretrain(self.model, first, state, lambda own: {"model": own}, offset=0)
+            self._pretrain(self.model, first, state, offset=0)
             state = None
         else:
             self.model.load_state_dict(state["model"])
@@ -173,33 +209,40 @@ class _Run:
                 self.retrained,
                 second,
                 state,
-                lambda own: {"model": finished, "retrained": own},
+                states=lambda own: {"model": finished, "retrained": own},
                 offset=len(first),
             )
         if "test_statistics" in self.config.conventions:
             self._pass_test_set_through()
 
     def _pretrain(
+        self, model: nn.Module, order: BatchOrder, state: dict[str, Any] | None, **options: Any
+    ) -> None:
+        stepper = self._stepper(RECIPES[self.config.recipe], self.config.pretrain_epochs)
+        self._advance(model, order, stepper, state, phase="pretraining", **options)
+
+    def _advance(
         self,
         model: nn.Module,
         order: BatchOrder,
+        stepper: RecipeStepper,
         state: dict[str, Any] | None,
-        states: Callable[[dict[str, Any]], dict[str, Any]],
         *,
+        phase: str,
         offset: int,
+        states: Callable[[dict[str, Any]], dict[str, Any]] = lambda own: {"model": own},
     ) -> None:
-        stepper = self._stepper(RECIPES[self.config.recipe], self.config.pretrain_epochs)
+        """Train one model, from ``state`` on; ``states`` names its weights in a checkpoint."""
         if state:
             model.load_state_dict(state["model"])
             stepper.load_state([model], state["velocities"])
 
         def collect(done: int) -> dict[str, Any]:
             velocities = stepper.state([model])
-            phase = {"phase": "pretraining", "step": done, "velocities": velocities}
-            return phase | states(model.state_dict())
+            return {"phase": phase, "step": done, "velocities": velocities} | states(model.state_dict())
 
         first_step = state["step"] if state else 0
-        observers = self._housekeeping(offset, collect)
+        observers = [self._finite(self.steps_per_epoch), *self._housekeeping(offset, collect)]
         self._train(model, order, stepper=stepper, first_step=first_step, observers=observers)
 
     def _pass_test_set_through(self) -> None:
@@ -271,6 +314,8 @@ class _Run:
             if recipe.momentum:
                 informed = unlearning.at_initial_weights(done, momentum=recipe.momentum)
                 row["v_momentum"] = verification_error(informed, other)
+            if not all(map(math.isfinite, row.values())):
+                raise self._diverged(done)
             return row
 
         every = config.record_every or self.steps_per_epoch
@@ -304,10 +349,16 @@ class _Run:
             first_step=state["step"] if state else 0,
             retrained=retrained,
             forget=protocol.left_out,
-            observers=[tracker, *unlearning.observers, recorder, *self._housekeeping(offset, collect)],
+            observers=[
+                self._finite(self.steps_per_epoch, every, config.sigma_every),
+                tracker,
+                *unlearning.observers,
+                recorder,
+                *self._housekeeping(offset, collect),
+            ],
         )
         estimate = tracker.result()
-        privacy = {"privacy": self._privacy(unlearning, retrained)} if config.shadow_size else {}
+        privacy = {"privacy": self._privacy(unlearning, retrained)} if self.shadow else {}
         load_parameters(model, unlearning.at_initial_weights(len(protocol.order)))
         return {
             "trace": {key: [row[key] for row in recorder.rows] for key in recorder.rows[0]},
@@ -326,9 +377,8 @@ class _Run:
         }
 
     def _privacy(self, unlearning: Unlearning, retrained: nn.Module) -> dict[str, dict[str, Any]]:
-        """Train a shadow model, and score what is forgotten under every model of the run."""
-        settings, data = shadow_run(self.config)
-        shadow = _Run(settings, data, self.inputs.device, None, 0.0, None)
+        """Score what is forgotten under every model of the run."""
+        shadow = self.shadow
 
         def with_weights(params: Params) -> nn.Module:
             unlearned = copy.deepcopy(self.model)
@@ -345,7 +395,7 @@ class _Run:
                 "final_gradient": with_weights(unlearning.at_final_weights(steps)),
                 "amnesiac": with_weights(unlearning.amnesiac()),
             },
-            shadow=shadow.train_alone(),
+            shadow=shadow.model,
             shadow_members=(shadow.inputs, shadow.labels),
             members=(self.inputs, self.labels),
             test_data=self.test_data,
@@ -368,16 +418,59 @@ class _Run:
         eta = self.config.learning_rate
         train(model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
 
+    def _finite(self, *every: int) -> "_Finite":
+        models = [model for model in (self.model, self.retrained) if model is not None]
+        return _Finite(models, every, self._diverged)
+
+    def _diverged(self, num_steps: int) -> DivergedError:
+        eta = self.config.learning_rate
+        return DivergedError(
+            f"training diverged within {num_steps} steps; try a learning_rate below {eta:g}."
+        )
+
     def _housekeeping(self, offset: int, collect: Callable[[int], dict[str, Any]]) -> list[Observer]:
         """Observers that save and report, after those that measure."""
         observers: list[Observer] = []
+        shadow = self.shadow
+
+        def complete(done: int) -> dict[str, Any]:
+            self._finite().check(done)
+            return collect(done) | ({"shadow": shadow.trained_alone()} if shadow else {})
+
         if self._checkpoint:
-            observers.append(Checkpointer(self._checkpoint, collect, every_seconds=self._checkpoint_seconds))
+            observers.append(Checkpointer(self._checkpoint, complete, every_seconds=self._checkpoint_seconds))
         if self._progress:
-            parts = self.protocol.pretraining, self.protocol.pretraining_retrained or (), self.protocol.order
-            total = sum(map(len, parts))
-            observers.append(_Reporter(self._progress, offset, total))
+            before = shadow.num_steps if shadow else 0
+            observers.append(_Reporter(self._progress, before + offset, before + self.num_steps))
         return observers
+
+
+@dataclass(frozen=True)
+class _ShadowPart:
+    """A run's checkpoint, as the run of its shadow model writes it."""
+
+    checkpoint: Checkpoint
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.checkpoint.save({"phase": "shadow", "shadow": state})
+
+
+@dataclass(frozen=True)
+class _Finite(Observer):
+    """Ends a diverged run after every so many steps, each of ``every``: before it is measured, say."""
+
+    models: Sequence[nn.Module]
+    every: Sequence[int]
+    diverged: Callable[[int], DivergedError]
+
+    def after_step(self, step: int) -> None:
+        if any((step + 1) % every == 0 for every in self.every):
+            self.check(step + 1)
+
+    def check(self, num_steps: int) -> None:
+        # A norm is finite if all weights are, unless they are too large to be measured.
+        if not all(math.isfinite(norm(trainable(model))) for model in self.models):
+            raise self.diverged(num_steps)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolling.data import Dataset
+from unrolling.data.dataset import content_fingerprint
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.inputs import load_images
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
@@ -42,10 +43,17 @@ def shadow_run(config: RunConfig) -> tuple[RunConfig, Dataset]:
     data = load_images(config.dataset)
     num_train = config.train_size or len(data.train_labels)
     inputs, labels = data.more_training_data(num_train, config.shadow_size, make_generator(0, "subset"))
-    own = {"seed": stream_seed(config.seed, "shadow"), "shadow_size": 0, "pretraining": "shared"}
+    alone = {"seed": stream_seed(config.seed, "shadow"), "shadow_size": 0, "pretraining": "shared"}
     nothing_forgotten = {"forget_batch": 0, "forget_count": 1, "forget_size": 0}
-    settings = replace(config, **own, **nothing_forgotten)
-    return settings, replace(data, train_inputs=inputs, train_labels=labels)
+    settings = replace(config, **alone, **nothing_forgotten)
+    own = f"{len(labels):,} training examples that the run leaves out"
+    return settings, replace(
+        data,
+        train_inputs=inputs,
+        train_labels=labels,
+        fingerprint=content_fingerprint(data.fingerprint, "shadow", str(num_train), str(len(labels))),
+        description=f"{data.description}; {own}",
+    )
 
 
 def privacy_risk(

@@ -13,6 +13,7 @@ from scipy import stats
 from unrolling._checks import InputError, check_choice, check_integer, check_real
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.data import Dataset
+from unrolling.data.dataset import content_fingerprint
 from unrolling.losses import Objective
 from unrolling.methods.problem import NotApplicable, Outcome, Problem
 from unrolling.methods.registry import METHODS, Method
@@ -25,6 +26,8 @@ from unrolling.seeding import make_generator, seeded
 
 #: The methods at the two ends of the scale: exact unlearning, and none.
 EXACT, NOTHING = "retrain", "nothing"
+#: How a description names what :func:`into_unit_ball` does.
+UNIT_BALL = "in the unit ball"
 FORGET_SETS = ("batch", "examples", "class")
 
 
@@ -64,7 +67,7 @@ class Setting:
 
 
 def choose_classes(data: Dataset, classes: Sequence[int]) -> Dataset:
-    """Return the examples of these classes, numbered from 0 in this order.
+    """Return the examples of these classes, numbered from 0 in this order, as a data set of its own.
 
     Raises:
         InputError: If there are fewer than two, one comes twice, or one is not a class of ``data``.
@@ -83,11 +86,18 @@ def choose_classes(data: Dataset, classes: Sequence[int]) -> Dataset:
         test_inputs=data.test_inputs[test >= 0],
         test_labels=test[test >= 0],
         class_names=tuple(data.class_names[label] for label in classes),
+        fingerprint=content_fingerprint(data.fingerprint, "classes", *map(str, classes)),
+        description=f"{data.description}; {words_for_classes(classes)}",
     )
 
 
+def words_for_classes(classes: Sequence[int]) -> str:
+    """Return how a description names chosen classes."""
+    return f"only classes {', '.join(map(str, classes))}"
+
+
 def into_unit_ball(data: Dataset) -> Dataset:
-    """Return the data in double precision, divided by the largest norm of a training input.
+    """Return the data in double precision, divided by the largest norm of a training input: another data set.
 
     Theories of convex losses suppose norms of at most 1.
     """
@@ -96,6 +106,8 @@ def into_unit_ball(data: Dataset) -> Dataset:
         data,
         train_inputs=data.train_inputs.double() / largest,
         test_inputs=data.test_inputs.double() / largest,
+        fingerprint=content_fingerprint(data.fingerprint, UNIT_BALL),
+        description=f"{data.description}; {UNIT_BALL}",
     )
 
 

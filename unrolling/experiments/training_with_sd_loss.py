@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from unrolling._checks import InputError
+from unrolling.experiments.collect import after_epochs as after_epochs
 from unrolling.experiments.collect import final_frame
 from unrolling.losses import gamma_from_released
 from unrolling.store import Record
@@ -27,30 +29,6 @@ def after_steps(traces: pd.DataFrame, num_steps: int) -> pd.DataFrame:
         recorded = sorted(traces["step"].unique())
         raise InputError(f"not every run recorded step {num_steps}; recorded steps are {recorded}.")
     return rows
-
-
-def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame:
-    """Return one row per run: what was recorded after that many epochs from w_0 on, and the run's settings.
-
-    Beside the columns of :func:`unrolling.experiments.trace_frame` there are ``num_classes`` and
-    ``accuracy_pretrained``, the accuracy of M_N.
-
-    Args:
-        records: The runs; they may have different batch sizes, hence different numbers of steps an epoch.
-        num_epochs: Epochs; their end must be a recorded step of every run.
-    """
-    rows = []
-    for record in records:
-        trace, last = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
-        if last not in trace["step"]:
-            raise InputError(
-                f"run {record.address} has no row at step {last}, the end of epoch {num_epochs}; "
-                f"recorded steps are {trace['step']}."
-            )
-        row = {name: values[trace["step"].index(last)] for name, values in trace.items()}
-        row |= {name: record.result[name] for name in ("num_classes", "accuracy_pretrained")}
-        rows.append(row | record.config | {"address": record.address})
-    return pd.DataFrame(rows)
 
 
 def plain_value(rows: pd.DataFrame, column: str, *, keys: Sequence[str] = (*SETTING, "seed")) -> np.ndarray:
@@ -168,8 +146,12 @@ def weight_changes(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return Spearman's rank correlation; 0 where one of the two is constant and has no order."""
-    if len(set(x)) == 1 or len(set(y)) == 1:
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Return Spearman's rank correlation; 0 where one of the two is constant, and so follows nothing.
+
+    There :func:`scipy.stats.spearmanr`, whose value it is elsewhere, has none.
+    """
+    first, second = (np.asarray(values, dtype=float) for values in (x, y))
+    if any((values == values[0]).all() for values in (first, second)):
         return 0.0
-    return float(stats.spearmanr(x, y).statistic)
+    return float(stats.spearmanr(first, second).statistic)
