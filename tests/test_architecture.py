@@ -10,10 +10,12 @@ import pytest
 import unrolling
 
 PACKAGE = Path(unrolling.__file__).parent
-CORE = {"_checks", "_folders", "seeding", "parameters", "batches"}
+CORE = {"_checks", "_folders", "_sizes", "_files", "seeding", "parameters", "batches"}
 ALLOWED = {
     "_checks": set(),
-    "_folders": set(),
+    "_folders": {"_checks"},
+    "_sizes": {"_checks"},
+    "_files": set(),
     "seeding": {"_checks"},
     "parameters": {"_checks", "seeding"},
     "batches": {"_checks", "seeding", "parameters"},
@@ -32,7 +34,7 @@ ALLOWED = {
     "trackers": CORE | {"training", "curvature", "unlearning_error"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},
     "metrics": CORE,
-    "store": {"_checks"},
+    "store": {"_checks", "_folders", "_sizes", "_files"},
     "paper": {"_checks"},
     "plotting": {"_checks"},
 }

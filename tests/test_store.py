@@ -89,7 +89,7 @@ def test_packing_carries_runs_elsewhere_byte_for_byte(store, tmp_path):
     assert packed == (tmp_path / "again.gz").read_bytes()
     assert packed[4:8] == bytes(4)  # gzip's time stamp
     other = Store(tmp_path / "other")
-    assert other.unpack(tmp_path / "runs.gz") == 5
+    assert other.unpack(tmp_path / "runs.gz") == (5, [])
     assert {record.address: record for record in other} == {record.address: record for record in records}
 
 
