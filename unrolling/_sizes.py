@@ -24,8 +24,8 @@ def size_limit() -> int:
 def too_large(what: str, size: float, limit: int) -> str:
     """Return the message for what would unpack to more than the limit, as far as its ``size`` is known."""
     return (
-        f"{what} unpacks to at least {size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB. If that "
-        f"is meant, allow it: {VARIABLE}=GIGABYTES."
+        f"{what} unpacks to at least {size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB. If "
+        f"that is meant, allow it: {VARIABLE}=GIGABYTES."
     )
 
 
@@ -47,6 +47,4 @@ def check_regular(path: Path, limit: int) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     if facts.st_size > limit:
-        raise OSError(
-            errno.EFBIG, f"it has {facts.st_size:,} bytes, expected at most {limit:,}", str(path)
-        )
+        raise OSError(errno.EFBIG, f"it has {facts.st_size:,} bytes, expected at most {limit:,}", str(path))

@@ -33,7 +33,7 @@ class Checkpoint:
             torch.save({"format": _FORMAT, "run": self.path.stem, "state": state}, file)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the stored state, or None if there is none of this run that can be read: it then starts over.
+        """Return the stored state, or None if there is none of this run that can be read: it starts over.
 
         Only plain data is read, never code. What killed processes left unfinished beside it is cleared away.
         """

@@ -36,7 +36,6 @@ from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
 from unrolling.store import Record, Store
 
-
 #: Processes that one command may start.
 MOST_JOBS = 256
 
@@ -66,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except MemoryError:
         print(
-            "unrolling: this machine's memory does not suffice. Ask for less: a smaller model or batch, fewer "
-            "examples, epochs or seeds.",
+            "unrolling: this machine's memory does not suffice. Ask for less: a smaller model or batch, "
+            "fewer examples, epochs or seeds.",
             file=sys.stderr,
         )
         return 2
@@ -92,8 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="unrolling",
         description="Run the experiments of 'Unrolling SGD', look at their results, and check this machine.",
         epilog="Environment: UNROLLING_DATA, the folder of data sets; UNROLLING_STORE, the folder of runs; "
-        "UNROLLING_CACHE, the folder of decoded data; UNROLLING_MAX_GB, gigabytes that a data set or a packed "
-        "store may unpack to (default: 2).",
+        "UNROLLING_CACHE, the folder of decoded data; UNROLLING_MAX_GB, gigabytes that a data set or a "
+        "packed store may unpack to (default: 2).",
     )
     parser.add_argument("--version", action="version", version=f"unrolling {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -324,8 +323,8 @@ def _add_store(verbs: Any) -> None:
     parser.add_argument(
         "action",
         choices=["list", "show", "verify", "remove-damaged", "pack", "import"],
-        help="list all runs; show ADDRESS; verify checksums (exit code 2 if a run is damaged); remove damaged "
-        "runs; pack all runs into FILE; import the runs of FILE, verified",
+        help="list all runs; show ADDRESS; verify checksums (exit code 2 if a run is damaged); remove "
+        "damaged runs; pack all runs into FILE; import the runs of FILE, verified",
     )
     parser.add_argument("target", nargs="?", metavar="ADDRESS|FILE")
     parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")

@@ -149,7 +149,9 @@ def _packed_lines(path: Path) -> list[tuple[str, str]]:
             while line := file.readline(LARGEST_RUN + 1):
                 size += len(line)
                 if len(line) > LARGEST_RUN:
-                    raise ValueError(f"line {len(lines) + 1} is longer than the {LARGEST_RUN:,} bytes of a run")
+                    raise ValueError(
+                        f"line {len(lines) + 1} is longer than the {LARGEST_RUN:,} bytes of a run"
+                    )
                 if size > limit:
                     raise StoreError(too_large(f"the packed file {path}", size, limit))
                 lines.append(line.decode().rstrip("\n"))
@@ -244,7 +246,9 @@ class Store:
     def check_exists(self) -> None:
         """Raise a :class:`StoreError` if the folder does not exist."""
         if not os.path.isdir(self.root):
-            raise StoreError(f"no run store {self.root}: expected a folder of runs. Name another with --store.")
+            raise StoreError(
+                f"no run store {self.root}: expected a folder of runs. Name another with --store."
+            )
 
     def other_files(self) -> list[str]:
         """Return the names of JSON files in the folder that are no runs."""
@@ -276,7 +280,7 @@ class Store:
             return []
         try:
             modified = self.root.stat().st_mtime_ns
-            # The clock of a file system ticks slowly: what has just changed may change again at the same time.
+            # The clock of a file system ticks slowly: what has just changed may change at the same time.
             settled = abs(time.time_ns() - modified) > 10**8
             return (_pack_paths if settled else _pack_paths.__wrapped__)(self.root, modified)
         except OSError as error:

@@ -36,16 +36,19 @@ CONVENTIONS: dict[str, str] = {
 
 #: Steps at most of a run; the paper's longest has 86,000. An epoch has one step at least.
 MOST_STEPS = 10_000_000
-#: The largest value of settings that work and memory grow with; of other whole numbers it is 1,000,000,000.
-MOST = {
-    "epochs": MOST_STEPS,
-    "pretrain_epochs": MOST_STEPS,
-    "encoder_epochs": 10_000,
-    "max_tokens": 100_000,
-    "seed": 2**63 - 1,
-    "sigma_max_hvps": 100_000,
-    "vocab_size": 1_000_000,
-    "width": 65_536,
+#: The least and the largest value of settings; of other whole numbers they are 0 and 1,000,000,000.
+RANGES = {
+    "batch_size": (1, 10**9),
+    "encoder_epochs": (0, 10_000),
+    "epochs": (1, MOST_STEPS),
+    "forget_count": (1, 10**9),
+    "max_tokens": (3, 100_000),
+    "pretrain_epochs": (0, MOST_STEPS),
+    "seed": (0, 2**63 - 1),
+    "sigma_every": (1, 10**9),
+    "sigma_max_hvps": (1, 100_000),
+    "vocab_size": (5, 1_000_000),
+    "width": (0, 65_536),
 }
 
 
@@ -62,7 +65,8 @@ def _plain(setting: dataclasses.Field, value: Any) -> int | float | str:
         return str(value)
     if isinstance(setting.default, float):
         return check_real(setting.name, value) + 0.0  # -0.0 becomes 0.0
-    return check_integer(setting.name, value, maximum=MOST.get(setting.name, 10**9))
+    least, most = RANGES.get(setting.name, (0, 10**9))
+    return check_integer(setting.name, value, minimum=least, maximum=most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class RunConfig:
     epochs on fixed batches; M' repeats those m epochs without one batch.
 
     Notebook parameters, command-line flags and the store's address are all made from these fields. Numbers
-    of numpy are taken as what they are; NaN, infinity and numbers beyond :data:`MOST` are refused.
+    of numpy are taken as what they are; NaN, infinity and numbers beyond :data:`RANGES` are refused.
     """
 
     dataset: str = _setting("cifar10", "data set (paper: cifar10, cifar100, imdb)")
@@ -156,8 +160,6 @@ class RunConfig:
         if self.sigma_basis in (1, 2):
             raise InputError(f"sigma_basis must be 0 or at least 3, got {self.sigma_basis}.")
         self._check_text_settings()
-        for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "forget_count"):
-            check_integer(name, getattr(self, name), minimum=1)
         for name in self.conventions:
             check_choice("released convention", name, CONVENTIONS)
         object.__setattr__(self, "released", " ".join(sorted(self.conventions)))
@@ -168,8 +170,6 @@ class RunConfig:
 
     def _check_text_settings(self) -> None:
         check_choice("dropout", self.dropout, DROPOUT)
-        check_integer("max_tokens", self.max_tokens, minimum=3)
-        check_integer("vocab_size", self.vocab_size, minimum=5)
         if self.features and not takes_tokens(self.features):
             raise InputError(f"features must be an encoder of texts, got {self.features!r}.")
         reads_texts = takes_tokens(self.model)

@@ -47,15 +47,15 @@ def check_work(config: RunConfig, dataset: Dataset, device: torch.device) -> Non
     if order > memory:
         raise InputError(
             f"the order of {config.pretrain_epochs:,} epochs of {num_examples:,} examples takes "
-            f"{order / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB. Ask for fewer pretrain_epochs."
+            f"{order / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB. Ask for fewer epochs."
         )
     weights = num_weights(config, dataset)
     needed = COPIES * weights * torch.finfo(getattr(torch, config.dtype)).bits // 8
     if needed > memory:
         raise InputError(
-            f"{config.model} of width {config.width or 'its own'} has {weights:,} weights here. {COPIES} copies "
-            f"in {config.dtype} take {needed / 1e9:,.1f} GB, and {device} has {memory / 1e9:,.1f} GB. Choose a "
-            "smaller width or model."
+            f"{config.model} of width {config.width or 'its own'} has {weights:,} weights here. "
+            f"{COPIES} copies in {config.dtype} take {needed / 1e9:,.1f} GB, and {device} has "
+            f"{memory / 1e9:,.1f} GB. Choose a smaller width or model."
         )
 
 

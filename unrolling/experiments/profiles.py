@@ -124,9 +124,7 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     )
 
 
-_PARTS = {
-    field.name: str if field.name == "notebook" else dict for field in dataclasses.fields(Experiment)
-}
+_PARTS = {field.name: str if field.name == "notebook" else dict for field in dataclasses.fields(Experiment)}
 
 
 def _check_parts(where: str, content: Any, expected: Mapping[str, type]) -> None:
