@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -189,8 +190,15 @@ def _one_thread() -> None:
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:
-    """Return runs by their settings; of two with equal settings, the later one."""
-    return {config_from(record.config): record for record in records}
+    """Return runs by their settings; of two with equal settings, the later one.
+
+    A record whose settings this version does not have is left out: it is no run that could be asked for.
+    """
+    found = {}
+    for record in records:
+        with suppress(InputError):
+            found[config_from(record.config)] = record
+    return found
 
 
 def published(configs: Iterable[RunConfig], profile: str) -> list[Record]:
