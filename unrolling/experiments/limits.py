@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from unrolling._checks import InputError
 from unrolling.data import Dataset
 from unrolling.experiments.config import MOST_STEPS, RunConfig
+from unrolling.experiments.protocol import make_protocol
 from unrolling.models import build_model, is_pretrained, takes_tokens
 
 #: Copies of the weights that every run holds: M, M' and w_0, a gradient of each of M and M', the
@@ -19,7 +21,7 @@ _BYTES_PER_VISIT = 40
 
 
 def check_work(config: RunConfig, dataset: Dataset, device: torch.device) -> None:
-    """Raise if a run could not end or would not fit into memory.
+    """Raise if a run could not end, would not fit into memory, or asks for what the data do not have.
 
     Args:
         config: The run.
@@ -27,8 +29,8 @@ def check_work(config: RunConfig, dataset: Dataset, device: torch.device) -> Non
         device: Where it is to be computed.
 
     Raises:
-        InputError: If it takes more than ``MOST_STEPS`` steps, more memory than there is, or more examples
-            for sigma than there are.
+        InputError: If it takes more than ``MOST_STEPS`` steps, more memory than there is, or examples or
+            batches that there are not.
     """
     num_examples = len(dataset.train_labels)
     per_epoch = math.ceil(num_examples / config.batch_size)
@@ -42,6 +44,8 @@ def check_work(config: RunConfig, dataset: Dataset, device: torch.device) -> Non
         raise InputError(
             f"sigma_batch must be at most the {num_examples:,} training examples, got {config.sigma_batch:,}."
         )
+    # One epoch shows whether there are such batches, and such examples to forget.
+    make_protocol(replace(config, pretrain_epochs=0, epochs=1), num_examples, dataset.train_lengths)
     memory = _memory(device)
     order = _BYTES_PER_VISIT * config.pretrain_epochs * num_examples
     if order > memory:
