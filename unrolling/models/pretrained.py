@@ -59,18 +59,7 @@ class Pretrained:
             DataError: If the file is missing or damaged.
             InputError: If it has no padding token, or no room for so many tokens.
         """
-        self._check_numbers()
-        config = self._load(installed_transformers().AutoConfig)
-        pad, vocab_size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
-        if pad is None:
-            raise InputError(
-                f"model {self.name!r} has no padding token; expected an encoder such as DistilBERT or BERT."
-            )
-        for name, value in (("pad_token_id", pad), ("vocab_size", vocab_size)):
-            if type(value) is not int or value < 0:
-                raise self._damaged(f"config.json: {name} is {shown(value)}, expected a whole number")
-        if pad >= vocab_size:
-            raise self._damaged(f"config.json: pad_token_id is {pad}, with a vocabulary of {vocab_size}")
+        config = self._read_config()
         longest = getattr(config, "max_position_embeddings", num_tokens)
         check_integer(f"max_tokens of model {self.name!r}", num_tokens, minimum=1, maximum=longest)
         return config
@@ -85,17 +74,15 @@ class Pretrained:
         Raises:
             DataError: If the files are damaged or incomplete, or the weights are no safetensors.
         """
-        self._check_numbers()
-        with _quiet(installed_transformers()):
-            self._check_architecture(loader)
-            network, found = self._load(
-                loader,
-                dtype=torch.float32,  # else as the file has it, which may be half precision
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **settings,
-            )
+        self._check_architecture(loader, self._read_config())
+        network, found = self._load(
+            loader,
+            dtype=torch.float32,  # else as the file has it, which may be half precision
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
         encoder = "" if network.base_model is network else f"{network.base_model_prefix}."
         drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
         lost = sorted(n for n in drawn if n.startswith(encoder) and "pooler." not in n)
@@ -141,11 +128,27 @@ class Pretrained:
 
     def _load(self, loader: Any, **options: Any) -> Any:
         try:
-            return loader.from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False, **options
-            )
+            with _quiet(installed_transformers()):
+                return loader.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False, **options
+                )
         except Exception as error:  # a wrong value surfaces anywhere in the library, as any type of error
             raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _read_config(self) -> Any:
+        self._check_numbers()
+        config = self._load(installed_transformers().AutoConfig)
+        pad, vocab_size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+        if pad is None:
+            raise InputError(
+                f"model {self.name!r} has no padding token; expected an encoder such as DistilBERT or BERT."
+            )
+        for name, value in (("pad_token_id", pad), ("vocab_size", vocab_size)):
+            if type(value) is not int or value < 0:
+                raise self._damaged(f"config.json: {name} is {shown(value)}, expected a whole number")
+        if pad >= vocab_size:
+            raise self._damaged(f"config.json: pad_token_id is {pad}, with a vocabulary of {vocab_size}")
+        return config
 
     def _check_numbers(self) -> None:
         """Refuse a configuration whose numbers the weights cannot be of, before anything is built from it."""
@@ -167,11 +170,10 @@ class Pretrained:
                     f"config.json: {name} is {shown(value)}, and {WEIGHTS} has {most:,} {what}"
                 )
 
-    def _check_architecture(self, loader: Any) -> None:
+    def _check_architecture(self, loader: Any, config: Any) -> None:
         """Refuse a configuration of many more weights than the file has; none of them is made."""
-        config = self._load(installed_transformers().AutoConfig)
         try:
-            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            with _quiet(installed_transformers()), torch.device("meta"), torch.random.fork_rng(devices=[]):
                 described = sum(weight.numel() for weight in loader.from_config(config).parameters())
         except Exception as error:  # as in `_load`
             raise self._damaged(f"{type(error).__name__}: {error}") from error
