@@ -339,7 +339,8 @@ def _store_verb(arguments: argparse.Namespace) -> None:
         raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")
     if arguments.skip_damaged and action != "pack":
         raise InputError(f"--skip-damaged goes with 'unrolling store pack', got {action!r}.")
-    if action != "import":
+    # A name may be misspelt; the default folder is made by the first run.
+    if action != "import" and (arguments.store is not None or os.environ.get("UNROLLING_STORE")):
         store.check_exists()
     if action == "list":
         if arguments.json:
