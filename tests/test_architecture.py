@@ -13,6 +13,8 @@ PACKAGE = Path(unrolling.__file__).parent
 CORE = {
     "_checks",
     "_folders",
+    "_sizes",
+    "_files",
     "seeding",
     "parameters",
     "batches",
@@ -22,7 +24,9 @@ CORE = {
 }
 ALLOWED = {
     "_checks": set(),
-    "_folders": set(),
+    "_folders": {"_checks"},
+    "_sizes": {"_checks"},
+    "_files": set(),
     "seeding": {"_checks"},
     "parameters": {"_checks", "seeding"},
     "batches": {"_checks", "seeding", "parameters"},
@@ -50,7 +54,7 @@ ALLOWED = {
     | {"_examples", "_optimizer", "training", "curvature", "unlearning_error", "probes", "forgetting"},
     "methods": CORE | {"losses", "curvature", "training", "trackers"},
     "metrics": CORE,
-    "store": {"_checks"},
+    "store": {"_checks", "_folders", "_sizes", "_files"},
     "paper": {"_checks"},
     "plotting": {"_checks"},
 }

@@ -1,15 +1,19 @@
 """The command line: what it prints, what it stores, and how it refuses."""
 
+import gzip
 import json
+import re
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
 
+from unrolling._checks import printable, shown
 from unrolling.cli import main
 from unrolling.experiments import ledger, published_store
 from unrolling.paper import Finding
+from unrolling.store import Record, Store
 
 SMALL_RUN = [
     "run", "--dataset", "digits", "--train-size", "64", "--test-size", "20", "--model", "mlp", "--width", "4",
@@ -110,7 +114,10 @@ def test_store_verbs_carry_a_run_elsewhere_and_clean_up(cli, tmp_path):
     assert json.loads(cli("store", "import", "runs.gz", "--store", other, "--json").stdout)["imported"] == 1
     path = other / f"{address}.json"
     path.write_text(path.read_text()[:-30])
-    assert address in json.loads(cli("store", "verify", "--store", other, "--json").stdout)["damaged"]
+    verified = cli("store", "verify", "--store", other, "--json")
+    assert address in json.loads(verified.stdout)["damaged"]
+    assert verified.returncode == 2
+    assert "1 of the runs in" in verified.stderr
     damaged = cli("store", "list", "--store", other)
     assert damaged.returncode == 2
     assert "remove-damaged" in damaged.stderr
@@ -169,17 +176,193 @@ def test_doctor_reports_versions_devices_data_and_store(cli, tmp_path):
         (["data", "imagenet"], "unknown data set"),
         (["data", "digits", "--download"], "digits"),
         (["store", "show"], "takes an ADDRESS"),
-        (["store", "show", "feed"], "no run 'feed'"),
+        ([*SMALL_RUN, "--epochs", 10**9], "epochs must be between 1 and 10000000, got 1000000000"),
+        ([*SMALL_RUN, "--epochs", 9_999_999], "make 39,999,996 steps; expected at most 10,000,000"),
+        ([*SMALL_RUN, "--pretrain-epochs", 99999999999], "pretrain_epochs must be between 0 and 10000000"),
+        ([*SMALL_RUN, "--width", 10**9], "width must be between 0 and 65536, got 1000000000"),
+        ([*SMALL_RUN, "--width", 99999999999999999999], "width must be between 0 and 65536"),
+        ([*SMALL_RUN, "--model", "resnet18", "--width", 60000], "Choose a smaller width or model"),
+        ([*SMALL_RUN, "--vocab-size", 99999999999], "vocab_size must be between 5 and 1000000"),
+        ([*SMALL_RUN, "--max-tokens", 10**9], "max_tokens must be between 3 and 100000"),
+        ([*SMALL_RUN, "--seed", 10**30], "seed must be between 0 and"),
+        ([*SMALL_RUN, "--seed", "-1"], "seed must be between 0 and"),
+        ([*SMALL_RUN, "--batch-size", 10**30], "batch_size must be between 1 and"),
+        ([*SMALL_RUN, "--epochs", "9" * 5000], "invalid int value"),
+        (
+            [*SMALL_RUN, "--epochs", "1e3"],
+            "argument --epochs: invalid int value: '1e3'. See 'unrolling run --help'",
+        ),
+        ([*SMALL_RUN, "--epochs"], "argument --epochs: expected one argument"),
+        ([*SMALL_RUN, "--sigma-batch", 100000], "sigma_batch must be at most the 64 training examples"),
+        ([*SMALL_RUN, "--gamm", 1], "unknown argument '--gamm'. Did you mean --gamma?"),
+        ([*SMALL_RUN, "--gamm=1"], "unknown argument '--gamm=1'. Did you mean --gamma?"),
+        (["run", "figure-7", "figure-8"], "unknown argument 'figure-8'"),
+        (["data", "--downlaod"], "Did you mean --download?"),
+        (["store", "list", "--stor", "x"], "Did you mean --store?"),
+        ([*SMALL_RUN, "--gamma", "1e400"], "gamma must be finite, got inf"),
+        (["run", "table-1", "--num-seeds", 10**9], "num_seeds must be between 1 and 1000"),
+        (["run", "table-1", "--jobs", 10**9], "--jobs must be between 1 and 256"),
+        ([*SMALL_RUN, "--jobs", 0], "--jobs must be between 1 and 256"),
+        *(
+            ([*SMALL_RUN, "--device", name], f"unknown device '{name}'")
+            for name in ("meta", "mps", "xla", "")
+        ),
+        ([*SMALL_RUN, "--store", ""], "--store must be the name of a file or folder, got ''"),
+        (["store", "list", "--store", ""], "--store must be the name of a file or folder, got ''"),
+        (["data", "digits", "--root", ""], "root must be the name of a file or folder, got ''"),
+        (["data", "digits", "--root", "~nobody-at-all"], "home folder that is not known here"),
+        ([*SMALL_RUN, "--store", "~nobody-at-all/runs"], "home folder that is not known here"),
+        (
+            ["run", "--dataset", "reviews", "--model", "hf:~nobody-at-all/x"],
+            "home folder that is not known here",
+        ),
+        (["run", "--dataset", "reviews", "--model", "hf:" + "a" * 5000], "is not here"),
+        (["run", "--dataset", "\udcff\x1b[31m"], r"unknown data set '\udcff\x1b[31m'"),
+        (["run", "--dataset", "x" * 10**5], "unknown data set 'xxx"),
+        (["data", "image_folder", "--root", "a" * 5000], "image_folder"),
+        (["data", "cifar10", "--root", "a" * 5000], "cifar10"),
+        ([], "required: VERB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["store", "list"], "no run store"),
+        (["store", "verify"], "no run store"),
+        (["store", "verify", "--store", "no/such"], "no run store no/such"),
+        (["store", "verify", "--store", __file__], "no run store"),
+        (["store", "pack", "x.gz", "--store", "no/such"], "no run store no/such"),
+        (["store", "remove-damaged", "--store", "no/such"], "no run store no/such"),
+        (["store", "verify", "--skip-damaged"], "--skip-damaged goes with"),
+        (["store", "import", "."], "it is a folder"),
+        (["store", "import", "/dev/zero"], "no regular file"),
+        (["store", "import", ""], "takes a FILE|must be the name of a file"),
         (["store", "import", "nothing.gz"], "cannot read the packed runs"),
-        (["store", "pack", "no/such/folder/runs.gz"], "cannot write"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(cli, arguments, message):
+def test_bad_input_is_one_clear_line_and_exit_code_2_and_nothing_is_written(
+    cli, tmp_path, arguments, message
+):
+    result = cli(*arguments, UNROLLING_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 2
+    assert message in result.stderr or re.search(message, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["store", "show", "feed"], "no run 'feed'"),
+        (["store", "show", "../" * 9], "no run"),
+        (["store", "show", "x" * 5000], "no run"),
+        (["store", "pack", "no/such/folder/runs.gz"], "cannot write"),
+        (["store", "pack", ""], "packed file must be the name of a file"),
+        (["store", "pack", "."], "it is there and no packed store"),
+        (["store", "pack", "notes.txt"], "it is there and no packed store"),
+        (["store", "pack", "/dev/null"], "it is there and no packed store"),
+        (["store", "import", "runs/package.json"], "cannot read the packed runs"),
+    ],
+)
+def test_bad_input_to_a_store_that_is_there_changes_nothing(cli, tmp_path, arguments, message):
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/package.json", "notes.txt"):
+        (tmp_path / name).write_text("precious")
     result = cli(*arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
+    found = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name: path.read_text() for name, path in found.items()} == dict.fromkeys(
+        ("runs/package.json", "notes.txt"), "precious"
+    )
+
+
+def test_remove_damaged_leaves_alone_what_is_no_run(cli, tmp_path):
+    store = tmp_path / "runs"
+    store.mkdir()
+    (tmp_path / "abcdefghijklm.json").write_text("precious")
+    (store / "package.json").write_text("{}")
+    (store / f"{'0' * 16}.json").write_text("half a")
+    (store / "evil.jsonl.gz").write_bytes(gzip.compress(b'{"address":"../abcdefghijklm","a":1}'))
+    facts = json.loads(cli("store", "remove-damaged", "--json").stdout)
+    assert facts["removed"].keys() == {"0" * 16}
+    assert list(facts["damaged, and left alone"]) == [f"{store / 'evil.jsonl.gz'}, line 1"]
+    assert (tmp_path / "abcdefghijklm.json").read_text() == "precious"
+    verified = cli("store", "verify")
+    assert verified.returncode == 2
+    assert "no runs: ['package.json']" in verified.stdout
+    (store / "evil.jsonl.gz").unlink()
+    assert cli("store", "verify").returncode == 0
+
+
+def test_an_import_says_which_results_it_replaced(cli, tmp_path):
+    (run,) = json.loads(cli(*SMALL_RUN, "--json").stdout)
+    cli("store", "pack", "runs.gz")
+    assert "replaced" not in cli("store", "import", "runs.gz").stdout
+    record = Store(tmp_path / "runs").get(run["address"])
+    record.result["steps"] = 5
+    Store(tmp_path / "runs").put(record)
+    assert run["address"] in cli("store", "import", "runs.gz").stdout
+    assert Store(tmp_path / "runs").get(run["address"]).result["steps"] == 4
+
+
+def test_runs_of_every_form_are_listed(cli, tmp_path):
+    """Encoders, matrices and runs of a later version, on a line each that moves no cursor."""
+    store = Store(tmp_path / "runs")
+    odd = [
+        {},
+        {"dataset": "x"},
+        {"dataset": "\x1b[31m\nred", "model": "m", "gamma": "much"},
+        {"kind": "encoder"},
+    ]
+    for config in odd:
+        store.put(Record(config, {"fingerprint": "0"}, {"trace": {"e": [], "v": 5}}, {}))
+    result = cli("store", "list")
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == len(odd)
+    assert "\x1b" not in result.stdout
+    committed = published_store("small").root / "encoders"
+    assert "encoder of distilbert-small" in cli("store", "list", "--store", committed).stdout
+
+
+def test_class_names_cannot_move_the_cursor(cli, tmp_path):
+    red = "red\x1b[2J\u202e\udcff"
+    for split in ("train", "test"):
+        for label in (red, "blue"):
+            (tmp_path / "talk" / split / label).mkdir(parents=True)
+            (tmp_path / "talk" / split / label / "0.txt").write_text(f"{split} {label[:3]}")
+    result = cli("data", "text_folder", "--root", tmp_path / "talk", UNROLLING_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 0
+    assert r"blue, red\x1b[2J\u202e\udcff" in result.stdout
+    again = cli("data", "text_folder", "--root", tmp_path / "talk", "--json")  # from the cache
+    assert json.loads(again.stdout)["classes"] == ["blue", red]
+
+
+def test_too_little_memory_is_one_line(cli, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("unrolling.cli.load_dataset", fail)
+    result = cli("data", "digits")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "memory" in result.stderr
+
+
+def test_a_foreign_checkpoint_does_not_stop_a_run(cli, tmp_path):
+    (run,) = json.loads(cli(*SMALL_RUN, "--json").stdout)
+    for content in ("hello\n", "", "{}"):
+        (tmp_path / "runs" / f"{run['address']}.json").unlink()
+        (tmp_path / "runs" / "unfinished").mkdir(exist_ok=True)
+        (tmp_path / "runs" / "unfinished" / f"{run['address']}.pt").write_text(content)
+        (again,) = json.loads(cli(*SMALL_RUN, "--json").stdout)
+        assert again["result"] == run["result"]
+
+
+def test_what_is_shown_is_short_and_on_one_line():
+    assert shown("a\nb") == r"'a\nb'"
+    assert shown(10**5000) == "a int"
+    assert len(shown("x" * 1000)) < 100
+    assert printable("a\x1b[1m\tb\u202e\ud800é 日") == r"a\x1b[1m\tb\u202e\ud800é 日"
 
 
 def test_a_store_that_cannot_be_written_stops_a_run_before_it_starts(cli, tmp_path):

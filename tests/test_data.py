@@ -1,10 +1,15 @@
 """Data sets: pixels, labels and order against their sources; every kind of damage is one clear error."""
 
+import gzip
 import io
+import lzma
 import os
 import pickle
+import shutil
+import struct
 import tarfile
 import threading
+import zlib
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -103,6 +108,15 @@ def test_every_example_is_equally_likely_in_a_subset():
     # Binomial(400, 0.3): mean 120, standard deviation 9.2; five of these around the mean for each of 100.
     assert counts.min() > 74
     assert counts.max() < 166
+
+
+def test_subsets_with_other_test_examples_have_another_fingerprint():
+    """Also where the training part is the same and the test parts are of one size."""
+    full = make_dataset()
+    parts = [full.subset(100, 10, make_generator(seed, "subset")) for seed in (0, 1)]
+    assert torch.equal(parts[0].train_inputs, parts[1].train_inputs)
+    assert not torch.equal(parts[0].test_inputs, parts[1].test_inputs)
+    assert parts[0].fingerprint != parts[1].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -355,6 +369,209 @@ def test_an_archive_cut_between_two_members_is_an_error(tmp_path, files):
     path.write_bytes(path.read_bytes()[: last.offset])
     with pytest.raises(DataError, match="no end-of-archive marker"):
         load_tree(path)
+
+
+# ---- sizes, links and names ----
+
+
+def header_of_a_png(width, height):
+    """A PNG that says it is of this size, and has hardly any pixels."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def test_images_are_refused_by_their_size_before_one_is_decoded(tmp_path, files, monkeypatch):
+    def decoded(*arguments):
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(Image.Image, "convert", decoded)
+    big = header_of_a_png(9000, 9000)  # 0.243 GB decoded
+    root = write_tree(tmp_path / "pets", dict.fromkeys(files, big))
+    with pytest.raises(DataError, match=r"pets, decoded, unpacks to at least 2\.19 GB, .* UNROLLING_MAX_GB="):
+        load_tree(root)
+    huge = write_tree(tmp_path / "huge", files | {"train/cat/00.png": header_of_a_png(2**31 - 1, 2**31 - 1)})
+    with pytest.raises(DataError, match=r"unpacks to at least|cannot decode"):
+        load_tree(huge)
+
+
+def test_the_limit_can_be_moved(tmp_path, files, monkeypatch):
+    root = write_tree(tmp_path / "pets", files)
+    monkeypatch.setenv("UNROLLING_MAX_GB", str(14 * 6 * 5 * 3 / 1e9))
+    with pytest.raises(DataError, match="unpacks to at least"):  # the files are larger than their pixels
+        load_tree(root)
+    monkeypatch.setenv("UNROLLING_MAX_GB", "1e-5")
+    assert len(load_tree(root).train_labels) == 10
+
+
+def bomb(path, member, size, wrap):
+    """An archive of a few kB whose one member says, and has, ``size`` zeros."""
+    info = tarfile.TarInfo(member)
+    info.size = size
+    with (
+        open("/dev/zero", "rb") as zeros,
+        wrap(path, "wb") as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
+        archive.addfile(info, zeros)
+
+
+@pytest.mark.parametrize("member", ["train/cat/0.png", "train/cat/notes.md", "elsewhere"])
+@pytest.mark.parametrize(
+    ("suffix", "wrap"), [(".tar.gz", gzip.open), (".tar.xz", partial(lzma.open, preset=0))]
+)
+def test_an_archive_is_refused_by_the_sizes_it_says(tmp_path, monkeypatch, member, suffix, wrap):
+    monkeypatch.setenv("UNROLLING_MAX_GB", "0.01")
+    path = tmp_path / f"pets{suffix}"
+    bomb(path, member, 20_000_000, wrap)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(
+        DataError, match=rf"image_folder: .*pets{suffix} unpacks to at least 0\.02 GB, .* 0\.01 GB"
+    ):
+        load_tree(path)
+
+
+def test_an_archive_that_says_less_than_it_has_is_refused_too(tmp_path, files, monkeypatch):
+    """Zeros behind the end, and a header of a header: tarfile itself would read both to the end."""
+    monkeypatch.setenv("UNROLLING_MAX_GB", "0.01")
+    tail = write_archive(tmp_path / "plain.tar", files).read_bytes() + bytes(20_000_000)
+    (tmp_path / "tail.tar.gz").write_bytes(gzip.compress(tail))
+    header = tarfile.TarInfo("train/cat/0.png")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 20_000_000
+    (tmp_path / "header.tar.gz").write_bytes(gzip.compress(header.tobuf() + bytes(20_000_000)))
+    for name in ("tail.tar.gz", "header.tar.gz"):
+        with pytest.raises(DataError, match=f"{name} unpacks to at least"):
+            load_tree(tmp_path / name)
+
+
+def test_headers_without_end_are_damage(tmp_path):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
+    (tmp_path / "pets.tar").write_bytes((header.tobuf() + b"x".ljust(512, b"\0")) * 5000 + bytes(1024))
+    with pytest.raises(DataError, match=r"pets\.tar is damaged or cut short"):
+        load_tree(tmp_path / "pets.tar")
+
+
+def test_a_file_of_a_folder_counts_as_well(tmp_path, files):
+    root = write_tree(tmp_path / "pets", files)
+    with (root / "train/cat/00.png").open("wb") as file:
+        file.truncate(10**13)  # a file of holes
+    with pytest.raises(DataError, match="pets unpacks to at least 1e\\+04 GB"):
+        load_tree(root)
+
+
+@pytest.mark.parametrize("what", ["train/cat/99.png", "train/cat", "test"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, files, what):
+    root, outside = write_tree(tmp_path / "pets", files), write_tree(tmp_path / "outside", files)
+    if (root / what).exists():
+        shutil.rmtree(root / what)
+    (root / what).symlink_to(outside / what.replace("99", "00"))
+    with pytest.raises(DataError, match=f"the link .*{what} leads out of .*pets, to .*outside"):
+        load_tree(root)
+
+
+def test_a_link_within_the_folder_and_a_linked_folder_are_read(tmp_path, files):
+    root = write_tree(tmp_path / "pets", files)
+    (root / "train/cat/99.png").symlink_to("00.png")
+    (tmp_path / "link").symlink_to(root)
+    assert len(load_tree(root).train_labels) == 11
+    assert len(load_tree(tmp_path / "link").train_labels) == 11
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_in_an_archive_is_named(tmp_path, files, kind):
+    path = write_archive(tmp_path / "pets.tar", files)
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("train/cat/99.png")
+        link.type, link.linkname = kind, "train/cat/00.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"train/cat/99\.png in .* is a link\. Make the archive of the files"):
+        load_tree(path)
+
+
+def test_names_may_have_any_bytes(tmp_path, files):
+    """As file systems have them, in folders and archives, and again from the cache."""
+    odd = {
+        path.replace("cat", "c\udcff\n\x1b[31m").replace("dog/0", "dog/\udc80"): c
+        for path, c in files.items()
+    }
+    folder = load_tree(write_tree(tmp_path / "\udcfepets", odd))
+    assert folder.class_names == ("c\udcff\n\x1b[31m", "dog")
+    for _ in range(2):
+        again = load_tree(write_archive(tmp_path / "\udcfepets.tar", odd))
+        assert (again.fingerprint, again.class_names) == (folder.fingerprint, folder.class_names)
+    (tmp_path / "\udcfepets/train/dog/\udc8100.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot decode train/dog"):
+        load_tree(tmp_path / "\udcfepets")
+
+
+def jpeg(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", ["folder", "archive"])
+def test_an_image_is_read_or_named_whatever_it_is_called(tmp_path, files, pixels, container):
+    def load(name, files):
+        if container == "folder":
+            return load_tree(write_tree(tmp_path / name, files))
+        return load_tree(write_archive(tmp_path / f"{name}.tar", files))
+
+    picture = jpeg(pixels["train/cat/00.png"])
+    for ending in (".jfif", ".jpe", ".JFIF", ".jpg"):
+        assert len(load(f"read{ending}", files | {f"train/cat/99{ending}": picture}).train_labels) == 11
+    others = {
+        "": picture,
+        ".jpg_large": picture,
+        ".dat": files["train/cat/00.png"],
+        ".heic": b"\0\0\0\x18ftypheic" + bytes(20),
+        ".avif": b"\0\0\0\x1cftypavif" + bytes(20),
+        ".gif_": b"GIF89a" + bytes(20),
+        ".webp1": b"RIFF\x10\0\0\0WEBPVP8 ",
+    }
+    for ending, content in others.items():
+        with pytest.raises(DataError, match=f"train/cat/99{ending} in .* would be left out.* Rename it"):
+            load(f"named{ending}", files | {f"train/cat/99{ending}": content})
+    extra = {"train/cat/Thumbs.db": b"\xd0\xcf\x11\xe0", "train/cat/empty": b"", "train/cat/.99.bak": picture}
+    assert len(load("extra", files | extra).train_labels) == 10
+
+
+@pytest.mark.parametrize("root", ["", "~nobody-at-all/data", "a\0b", 5, b"data"])
+def test_a_root_that_names_no_folder_is_refused(root, monkeypatch):
+    with pytest.raises(InputError, match="root "):
+        load_dataset("digits", root=root)
+    with pytest.raises(InputError, match="root "):
+        find_datasets(root)
+
+
+@pytest.mark.parametrize("variable", ["UNROLLING_DATA", "UNROLLING_CACHE"])
+def test_a_home_folder_that_is_not_known_is_one_error(variable, monkeypatch):
+    monkeypatch.setenv(variable, "~nobody-at-all/data")
+    with pytest.raises(InputError, match=f"{variable} '~nobody-at-all/data' begins with a home folder"):
+        load_dataset("digits")
+
+
+def test_a_folder_that_cannot_be_read_is_one_error(monkeypatch, tmp_path, files):
+    long = tmp_path / ("a" * 300)
+    assert not any(there for name, there, _ in find_datasets(long) if name not in ("digits", "reviews"))
+    for name in ("image_folder", "text_folder", "imdb", "cifar10", "cifar10-jpeg"):
+        with pytest.raises(DataError, match=name):
+            load_dataset(name, root=long)
+
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", fail)
+    with pytest.raises(DataError, match=r"image_folder: .*Permission denied"):
+        load_tree(tmp_path)
+    assert ("image_folder", False, f"cannot read {tmp_path}: Permission denied") in find_datasets(tmp_path)
 
 
 # ---- the cache of decoded images ----

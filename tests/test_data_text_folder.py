@@ -163,3 +163,26 @@ def test_texts_come_from_the_cache_the_second_time_and_anew_when_the_source_chan
     assert second.fingerprint == first.fingerprint
     write_archive(archive, files | {"train/bad/99.txt": b"more"})
     assert load_tree(archive).train_texts[:3] == (*first.train_texts[:2], "more")
+
+
+def test_a_number_in_a_name_may_have_more_digits_than_python_reads(tmp_path, files):
+    """Only in an archive: file systems have no names of that length."""
+    names = [f"{'0' * 9}1.txt", f"{'1' * 5000}.txt", f"{'1' * 4999}2.txt", f"{'1' * 5001}.txt"]
+    more = {f"train/bad/{name}": name.encode() for name in names}
+    dataset = load_tree(write_archive(tmp_path / "talk.tar", without(files, "train/bad") | more))
+    assert dataset.train_texts[: len(names)] == tuple(names)
+
+
+def test_texts_are_refused_by_their_size(tmp_path, files, monkeypatch):
+    monkeypatch.setenv("UNROLLING_MAX_GB", "1e-4")
+    root = write_tree(tmp_path / "talk", files | {"test/good/0.txt": b"word " * 30_000})
+    with pytest.raises(DataError, match=r"talk unpacks to at least 0\.00015 GB"):
+        load_tree(root)
+
+
+def test_a_text_outside_of_the_folder_is_not_read(tmp_path, files):
+    root = write_tree(tmp_path / "talk", files)
+    (tmp_path / "secret.txt").write_text("secret")
+    (root / "train/bad/99.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DataError, match=r"the link .*99\.txt leads out of"):
+        load_tree(root)

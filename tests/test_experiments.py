@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -37,6 +38,8 @@ from unrolling.experiments import run as run_module
 from unrolling.experiments.collect import after_epochs, by_config, choose_device
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.experiments.inputs import load_data
+from unrolling.experiments.limits import check_work, num_weights
+from unrolling.experiments.profiles import parse_profile
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.repeats import threads
 from unrolling.experiments.run import execute
@@ -428,12 +431,12 @@ def test_whole_numbers_and_floats_are_one_setting():
         ({"learning_rate": 0}, "learning_rate must be larger than 0"),
         ({"learning_rate": -0.1}, "learning_rate must be larger than 0"),
         ({"learning_rate": "1e-3"}, r"write 1.0e-3"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0}, "epochs must be between 1 and 10000000, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
         ({"pretraining": "alone"}, "unknown place of x\\* in pre-training 'alone'"),
         ({"recipe": "plane"}, r"unknown recipe 'plane'.*Did you mean 'plain'"),
         ({"released": "momentum wrong_bach"}, r"unknown released convention 'wrong_bach'"),
-        ({"forget_count": 0}, "forget_count must be at least 1"),
+        ({"forget_count": 0}, "forget_count must be between 1 and"),
     ],
 )
 def test_bad_settings_are_named(setting, message):
@@ -607,3 +610,168 @@ def test_published_results_are_whole_and_belong_to_their_profile():
     assert not any(record.provenance["dirty"] for record in records)
     assert all(record.result["sigma_converged"] for record in records)
     assert published_store("small").damaged() == {}
+
+
+# ---- bad input ----
+
+SETTINGS = {setting.name: setting.default for setting in dataclasses.fields(RunConfig)}
+WRONG = {
+    int: [
+        None, True, "5", 2.0, 2.5, float("nan"), float("inf"), -1, 10**20, -(10**5000), 10**5000, [1], (1,),
+        {}, b"5", 1j, np.array([1, 2]), np.array(1), np.float64(1), np.bool_(True), torch.tensor(1), object(),
+    ],
+    float: [
+        None, True, "0.1", float("nan"), float("inf"), -float("inf"), 10**400, -1, [0.1], {}, b"1", 1j,
+        np.array(0.1), np.float64("nan"), np.float32("inf"), np.str_("0.1"), torch.tensor(0.1), object(),
+    ],
+    str: [None, True, 5, 0.1, b"sd", ["sd"], {"sd"}, {}, np.array(["sd"]), object(), "x" * 9999, "\0", "\nx"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_a_wrong_type_or_size_is_one_line(name):
+    for value in WRONG[type(SETTINGS[name])]:
+        with pytest.raises(InputError) as raised:
+            RunConfig(**{name: value})
+        message = str(raised.value)
+        assert "\n" not in message
+        assert len(message) < 700, message
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_numbers_and_texts_of_numpy_are_what_they_are(name):
+    value = (SETTINGS | TINY)[name]
+    kinds = {int: (np.int64, np.int32), float: (np.float64,), str: (np.str_,)}[type(value)]
+    plain = RunConfig(**TINY | {name: value})
+    for kind in kinds:
+        config = RunConfig(**TINY | {name: kind(value)})
+        assert config == plain
+        assert type(getattr(config, name)) is type(value)
+        assert make_address(config.to_dict(), "abc") == make_address(plain.to_dict(), "abc")
+
+
+def test_zero_and_minus_zero_are_one_setting():
+    assert repr(RunConfig(gamma=-0.0).gamma) == "0.0"
+
+
+def test_stored_runs_are_at_the_addresses_of_their_settings():
+    store = published_store("small")
+    records = [record for record in store if "kind" not in record.config]
+    assert len(records) > 200
+    for record in records:
+        again = config_from(record.config).to_dict()
+        assert again == record.config
+        assert make_address(again, record.data["fingerprint"]) == record.address
+
+
+@pytest.mark.parametrize("settings", [None, 5, [("gamma", 1)], "gamma"])
+def test_settings_that_are_no_dict_are_named(settings):
+    with pytest.raises(InputError, match="settings must be a dict"):
+        config_from(settings)
+
+
+def test_names_that_are_no_texts_are_refused_in_words():
+    experiment = load_profile("quick").experiment("proxy")
+    for attempt in (
+        lambda: load_profile(["quick"]),
+        lambda: load_profile(None),
+        lambda: load_profile("quick").experiment(["proxy"]),
+        lambda: experiment.configs([None]),
+        lambda: find_exhibit(5),
+        lambda: config_from({5: 1}),
+    ):
+        with pytest.raises(InputError, match="unknown"):
+            attempt()
+    for seeds in (0, 10**9, 2.0, "3", None):
+        with pytest.raises(InputError, match="num_seeds must be"):
+            experiment.configs("grid", num_seeds=seeds)
+
+
+def test_a_profile_that_is_written_wrongly_names_its_file_and_the_part():
+    parts = "{notebook: 00_x, parameters: {}, fixed: {}, parts: {}}"
+    whole = f"description: d\nexperiments: {{a: {parts}}}\nnotebooks: {{}}"
+    assert parse_profile("mine", whole, "mine.yml").experiment("a").notebook == "00_x"
+    for old, new, message in (
+        ("fixed", "fixd", r"unknown part of experiment 'a' of mine.yml 'fixd': .*Did you mean 'fixed'"),
+        ("fixed: {}, ", "", "'fixed' of experiment 'a' of mine.yml must be a dict, got nothing"),
+        ("fixed: {}", "fixed: 5", "'fixed' of experiment 'a' of mine.yml must be a dict, got int"),
+        ("description: d", "describe: d", "unknown part of mine.yml 'describe'"),
+        ("notebooks: {}", "notebooks: [", "mine.yml is no YAML"),
+        (whole, "5", "mine.yml must have the parts description, experiments, notebooks, got int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_profile("mine", whole.replace(old, new), "mine.yml")
+
+
+@pytest.mark.parametrize(
+    "device", ["meta", "mps", "xla", "cpu:0", "CPU", "", "cuda:x", "cuda:-1", 5, None, "\n"]
+)
+def test_other_devices_are_refused(device):
+    with pytest.raises(InputError, match=r"unknown device .*: expected auto, cpu, cuda or cuda:N"):
+        choose_device(device, RunConfig())
+
+
+def test_a_device_that_cannot_allocate_is_refused(monkeypatch):
+    def fail(*size, device):
+        raise RuntimeError("CUDA error: invalid device ordinal\nCompile with this and that.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(
+        InputError, match="device 'cuda:99' cannot be used: CUDA error: invalid device ordinal U"
+    ):
+        choose_device("cuda:99", RunConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 2_000_000}, "make 12,000,006 steps; expected at most 10,000,000"),
+        ({"sigma_batch": 97}, "sigma_batch must be at most the 96 training examples, got 97"),
+        (
+            {"model": "resnet18", "width": 65_536},
+            r"resnet18 of width 65536 has 11,69\d,\d{3},\d{3},\d{3} weights",
+        ),
+    ],
+)
+def test_what_could_not_end_or_fit_is_refused_before_work_starts(tiny, tmp_path, changes, message):
+    _, dataset = tiny
+    config = RunConfig(**TINY | changes)
+    with pytest.raises(InputError, match=message):
+        check_work(config, dataset, torch.device("cpu"))
+    with pytest.raises(InputError, match=message):
+        collect_module.compute(config, Store(tmp_path / "runs"), dataset=dataset)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_memory_of_the_weights_and_of_the_order_counts(tiny, monkeypatch):
+    config, dataset = tiny
+    from unrolling.experiments import limits
+
+    weights = num_weights(config, dataset)
+    assert weights == sum(
+        p.numel() for p in build_model("resnet-small", 10, input_shape=(1, 8, 8), width=2).parameters()
+    )
+    needed = max(limits.COPIES * 8 * weights, 40 * 96)
+    monkeypatch.setattr(limits, "_memory", lambda device: needed)
+    check_work(config, dataset, torch.device("cpu"))
+    monkeypatch.setattr(limits, "_memory", lambda device: needed - 1)
+    with pytest.raises(InputError, match=f"has {weights:,} weights here"):
+        check_work(config, dataset, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"the order of 100,000 epochs of 96 examples takes 0\.4 GB"):
+        check_work(dataclasses.replace(config, pretrain_epochs=100_000), dataset, torch.device("cpu"))
+
+
+def test_counting_weights_leaves_the_random_state_alone(tiny):
+    before = torch.get_rng_state()
+    num_weights(*tiny)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_record_of_another_version_does_not_hide_the_others():
+    ours = Record(RunConfig(**TINY).to_dict(), {"fingerprint": "a"}, {}, {})
+    theirs = [
+        Record(config, {"fingerprint": "a"}, {}, {})
+        for config in ({"kind": "encoder"}, {"gama": 1}, {"seed": "x"})
+    ]
+    assert by_config([theirs[0], ours, *theirs[1:]]) == {RunConfig(**TINY): ours}

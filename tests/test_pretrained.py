@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -231,6 +232,113 @@ def test_a_missing_or_damaged_tokeniser_is_named(toy, damage):
     damage(toy / "tokenizer.json")
     with pytest.raises(DataError, match=r"cannot load .*tokenizer\.json"):
         find_pretrained("hf:toy", toy.parent).tokenizer()
+
+
+def write_config(text):
+    return lambda folder: (folder / "config.json").write_text(text)
+
+
+def with_sizes(**changes):
+    return lambda folder: change_config(folder, **changes)
+
+
+HOSTILE = {
+    "lists nested 100,000 deep": (write_config("[" * 100_000), "nested too deeply"),
+    "settings nested 100,000 deep": (
+        write_config('{"a":' * 100_000 + "1" + "}" * 100_000),
+        "nested too deeply",
+    ),
+    "a list": (write_config("[]"), "config.json"),
+    "a number": (write_config("5"), "int"),
+    "nothing": (write_config(""), "config.json"),
+    "NUL bytes": (write_config("\0" * 10), "config.json"),
+    "a number of 5,000 digits": (write_config('{"dim":' + "9" * 5000 + "}"), "config.json"),
+    "more than a configuration": (write_config(" " * 2 * 10**6 + "{}"), "it has 2,000,002 bytes"),
+    "a width that is a text": (with_sizes(dim="x"), "expected int, got str"),
+    "a width that is nothing": (with_sizes(dim=None), "expected int"),
+    "a width of 0": (with_sizes(dim=0), "zero|power"),
+    "a width of 10**12": (
+        with_sizes(dim=10**12),
+        "dim is 1000000000000, and model.safetensors has 608 numbers",
+    ),
+    "a width of 300": (
+        with_sizes(dim=300),
+        r"config\.json describes \d{3},\d{3} weights, and model\.safetensors has 608",
+    ),
+    "10**9 layers": (
+        with_sizes(n_layers=10**9),
+        "n_layers is 1000000000, and model.safetensors has 36 tensors",
+    ),
+    "1,000 layers": (with_sizes(n_layers=1000), "n_layers is 1000, and model.safetensors has 36 tensors"),
+    "no layer": (with_sizes(n_layers=-1), "n_layers is -1, expected at least 1"),
+    "10**15 tokens": (with_sizes(vocab_size=10**15), "vocab_size is 1000000000000000"),
+    "positions for 10**12 tokens": (with_sizes(max_position_embeddings=10**12), "max_position_embeddings is"),
+    "a padding token that is none": (
+        with_sizes(pad_token_id=500),
+        "pad_token_id is 500, with a vocabulary of 56",
+    ),
+    "a padding token below 0": (with_sizes(pad_token_id=-1), "pad_token_id is -1, expected a whole number"),
+    "no heads": (with_sizes(n_heads=0), "zero"),
+    "heads that do not divide": (with_sizes(n_heads=3), "must divide"),
+    "a type that is a list": (with_sizes(model_type=["distilbert"]), "unhashable"),
+    "an activation that there is not": (with_sizes(activation="nonsense"), "nonsense"),
+    "a precision that there is not": (with_sizes(dtype="nonsense"), "nonsense"),
+    "labels that are a number": (with_sizes(id2label=5), "int"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_configuration_is_one_error_before_anything_is_built(toy, hostile, capsys):
+    change, message = HOSTILE[hostile]
+    change(toy)
+    capsys.readouterr()
+    found = find_pretrained("hf:toy", toy.parent)
+    for attempt in (lambda: build("hf:toy", toy.parent), lambda: found.network(transformers.AutoModel)):
+        with pytest.raises(
+            DataError, match=f"cannot load the pretrained model 'hf:toy' .*({message})"
+        ) as raised:
+            attempt()
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 1000
+    assert capsys.readouterr().err == ""  # of the library either
+
+
+def test_what_is_no_file_is_not_opened(toy):
+    for name in ("config.json", "tokenizer.json"):
+        (toy / name).unlink()
+        os.mkfifo(toy / name)
+    found = find_pretrained("hf:toy", toy.parent)
+    with pytest.raises(DataError, match=r"config\.json: it is no regular file"):
+        found.config(8)
+    with pytest.raises(DataError, match=r"tokenizer\.json: .*no regular file"):
+        found.tokenizer()
+
+
+def test_a_tokeniser_of_more_tokens_than_the_network_is_refused(toy):
+    found = find_pretrained("hf:toy", toy.parent)
+    known = found.config(8).vocab_size
+    assert found.tokenizer(known).get_vocab_size() == known
+    with pytest.raises(
+        DataError, match=f"it numbers tokens up to {known - 1}, the network up to {known - 2}"
+    ):
+        found.tokenizer(known - 1)
+
+
+def test_the_size_of_the_network_is_compared_without_drawing_a_number(toy):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    found = find_pretrained("hf:toy", toy.parent)
+    found._check_architecture(transformers.AutoModel, found.config(8))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["hf:~nobody-at-all/toy", "hf:a\0b"])
+def test_a_folder_that_cannot_be_is_refused(name, tmp_path):
+    with pytest.raises(InputError, match="model "):
+        build(name, tmp_path)
+    with pytest.raises(DataError, match="is not here"):
+        build("hf:" + "a" * 5000, tmp_path)
 
 
 def test_a_network_without_padding_or_with_too_little_room_is_refused(toy):

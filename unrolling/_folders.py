@@ -3,7 +3,31 @@
 import os
 from pathlib import Path
 
+from unrolling._checks import InputError, shown
+
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
-    return Path(root if root is not None else os.environ.get("UNROLLING_DATA") or "data").expanduser()
+    if root is not None:
+        return expand("root", root)
+    return expand("UNROLLING_DATA", os.environ.get("UNROLLING_DATA") or "data")
+
+
+def expand(name: str, path: object) -> Path:
+    """Return a path with ``~`` and ``~user`` written out.
+
+    Args:
+        name: What it was given as, for the message.
+        path: The path.
+
+    Raises:
+        InputError: If it names nothing, or the home folder of somebody who has none here.
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+        raise InputError(f"{name} must be the name of a file or folder, got {shown(path)}.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name} {str(path)!r} begins with a home folder that is not known here. Write the whole path."
+        ) from error

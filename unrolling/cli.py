@@ -2,16 +2,18 @@
 
 import argparse
 import dataclasses
+import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from unrolling import __version__
-from unrolling._checks import InputError, UnrollingError
+from unrolling._checks import InputError, StoreError, UnrollingError, check_integer, printable
+from unrolling._folders import expand
 from unrolling.data import DATASETS, Dataset, TextDataset, download_dataset, find_datasets, load_dataset
 from unrolling.experiments import (
     EXHIBITS,
@@ -34,14 +36,39 @@ from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
 from unrolling.store import Record, Store
 
+#: Processes that one command may start.
+MOST_JOBS = 256
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and that refuses in one line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"unrolling: {printable(message)}. See '{self.prog} --help'.\n")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 on bad input, 130 when interrupted."""
-    arguments = make_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may have letters that the terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    arguments, unknown = make_parser().parse_known_args(argv)
     try:
+        if unknown:
+            raise InputError(_unknown(unknown[0], arguments.options))
         arguments.verb(arguments)
     except UnrollingError as error:
-        print(f"unrolling: {error}", file=sys.stderr)
+        print(f"unrolling: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(
+            "unrolling: this machine's memory does not suffice. Ask for less: a smaller model or batch, "
+            "fewer examples, epochs or seeds.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("unrolling: interrupted; the same command goes on from here.", file=sys.stderr)
@@ -51,12 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _unknown(argument: str, options: Collection[str]) -> str:
+    option = argument.split("=")[0]
+    near = difflib.get_close_matches(option, options, n=1) if option.startswith("-") else []
+    hint = f" Did you mean {near[0]}?" if near else " Options are written out in full; see --help."
+    return f"unknown argument {argument!r}.{hint}"
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="unrolling",
         description="Run the experiments of 'Unrolling SGD', look at their results, and check this machine.",
-        epilog="Environment: UNROLLING_DATA, the folder of data sets; UNROLLING_STORE, the folder of runs.",
+        epilog="Environment: UNROLLING_DATA, the folder of data sets; UNROLLING_STORE, the folder of runs; "
+        "UNROLLING_CACHE, the folder of decoded data; UNROLLING_MAX_GB, gigabytes that a data set or a "
+        "packed store may unpack to (default: 2).",
     )
     parser.add_argument("--version", action="version", version=f"unrolling {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -75,7 +111,8 @@ def _add_verb(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **more,
     )
-    parser.set_defaults(verb=verb)
+    # What a mistyped option is compared with, those that are added later among them.
+    parser.set_defaults(verb=verb, options=parser._option_string_actions)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -129,6 +166,8 @@ def _add_run(verbs: Any) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     names = [setting.name for setting in dataclasses.fields(RunConfig)]
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    check_integer("--jobs", arguments.jobs, minimum=1, maximum=MOST_JOBS)
+    store = None if arguments.store is None else Store(expand("--store", arguments.store))
     if arguments.exhibit:
         exhibit = find_exhibit(arguments.exhibit)
         if exhibit.experiment is None or exhibit.part is None:
@@ -154,7 +193,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
         records = obtain(
             configs,
-            store=Store(arguments.store) if arguments.store else None,
+            store=store,
             device=arguments.device,
             graphs=arguments.cuda_graph,
             jobs=arguments.jobs,
@@ -171,19 +210,27 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _summary(record: Record) -> str:
-    config = record.config
-    if "cells" in record.result:
+    """Say in a line what a stored run is, whatever version or verb wrote it."""
+    config, result = record.config, record.result
+    try:
+        if config.get("kind") == "encoder":
+            return (
+                f"{config['dataset']} encoder of {config['model']}: {config['size']} texts, "
+                f"{config['epochs']} epochs, in {record.provenance['seconds']:.1f} s"
+            )
+        if "cells" in result:
+            return (
+                f"{config['dataset']} {config['setting']['model']}: {len(config['methods'])} methods by "
+                f"{len(config['metrics'])} metrics, {len(config['seeds'])} seeds, "
+                f"in {record.provenance['seconds']:.1f} s"
+            )
         return (
-            f"{config['dataset']} {config['setting']['model']}: {len(config['methods'])} methods by "
-            f"{len(config['metrics'])} metrics, {len(config['seeds'])} seeds, "
-            f"in {record.provenance['seconds']:.1f} s"
+            f"{config['dataset']} {config['model']} gamma={config['gamma']:g} "
+            f"N={config['pretrain_epochs']} seed={config['seed']}: e={result['trace']['e'][-1]:.4g} "
+            f"v={result['trace']['v'][-1]:.4g} in {record.provenance['seconds']:.1f} s"
         )
-    trace = record.result["trace"]
-    return (
-        f"{config['dataset']} {config['model']} gamma={config['gamma']:g} N={config['pretrain_epochs']} "
-        f"seed={config['seed']}: e={trace['e'][-1]:.4g} v={trace['v'][-1]:.4g} "
-        f"in {record.provenance['seconds']:.1f} s"
-    )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return "a whole run of a form that this version does not know"
 
 
 # list
@@ -242,7 +289,8 @@ def _data(arguments: argparse.Namespace) -> None:
         if arguments.json:
             _print_json([entry._asdict() for entry in found])
         for entry in [] if arguments.json else found:
-            print(f"{entry.name:<21}{'here' if entry.available else 'missing':<9}{entry.where}")
+            state = "here" if entry.available else "missing"
+            print(f"{entry.name:<21}{state:<9}{printable(entry.where)}")
         return
     if arguments.download:
         download_dataset(arguments.name, arguments.root)
@@ -259,7 +307,8 @@ def _data(arguments: argparse.Namespace) -> None:
         _print_json(facts)
     else:
         for name, value in facts.items():
-            print(f"{name:<13}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{name:<13}{printable(text)}")
 
 
 def _size(dataset: Dataset | TextDataset, split: str) -> list[int]:
@@ -276,22 +325,25 @@ def _add_store(verbs: Any) -> None:
     parser.add_argument(
         "action",
         choices=["list", "show", "verify", "remove-damaged", "pack", "import"],
-        help="list all runs; show ADDRESS; verify checksums; remove damaged runs; "
-        "pack all runs into FILE; import the runs of FILE, verified",
+        help="list all runs; show ADDRESS; verify checksums (exit code 2 if a run is damaged); remove "
+        "damaged runs; pack all runs into FILE; import the runs of FILE, verified",
     )
     parser.add_argument("target", nargs="?", metavar="ADDRESS|FILE")
     parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
-
-
-def _store(arguments: argparse.Namespace) -> Store:
-    return Store(arguments.store) if arguments.store else default_store()
+    parser.add_argument("--skip-damaged", action="store_true", help="pack: leave out the damaged runs")
 
 
 def _store_verb(arguments: argparse.Namespace) -> None:
-    store, action, target = _store(arguments), arguments.action, arguments.target
+    action, target = arguments.action, arguments.target
+    store = default_store() if arguments.store is None else Store(expand("--store", arguments.store))
     if (target is None) == (action in ("show", "pack", "import")):
         expected = {"show": "an ADDRESS", "pack": "a FILE", "import": "a FILE"}.get(action, "nothing more")
         raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")
+    if arguments.skip_damaged and action != "pack":
+        raise InputError(f"--skip-damaged goes with 'unrolling store pack', got {action!r}.")
+    # A name may be misspelt; the default folder is made by the first run.
+    if action != "import" and (arguments.store is not None or os.environ.get("UNROLLING_STORE")):
+        store.check_exists()
     if action == "list":
         if arguments.json:
             _print_json([{"address": r.address, "config": r.config, "data": r.data} for r in store])
@@ -305,17 +357,37 @@ def _store_verb(arguments: argparse.Namespace) -> None:
             )
         _print_json(dataclasses.asdict(record) | {"address": record.address})
     elif action == "pack":
-        _say(arguments, {"packed": store.pack(target), "file": target})
+        packed = store.pack(target, skip_damaged=arguments.skip_damaged)
+        _say(arguments, {"packed": packed, "file": target})
     elif action == "import":
-        _say(arguments, {"imported": store.unpack(target), "store": store.root})
+        imported = store.unpack(target)
+        facts = {"imported": imported.runs, "store": store.root}
+        if imported.replaced:  # their former results are gone
+            facts["replaced runs that had other results"] = imported.replaced
+        _say(arguments, facts)
+    elif action == "verify":
+        _verify(arguments, store)
     else:
-        damaged = store.damaged()
-        if action == "remove-damaged":
-            for address in damaged:
-                store.remove(address)
-        _say(
-            arguments,
-            {"runs": len(store.addresses()), "damaged" if action == "verify" else "removed": damaged},
+        removed, left = store.remove_damaged()
+        facts = {"runs": _count(store), "removed": removed}
+        _say(arguments, facts | ({"damaged, and left alone": left} if left else {}))
+
+
+def _count(store: Store) -> int | str:
+    try:
+        return len(store.addresses())
+    except StoreError as error:  # a packed file that cannot be read
+        return f"unknown: {error}"
+
+
+def _verify(arguments: argparse.Namespace, store: Store) -> None:
+    damaged, others = store.damaged(), store.other_files()
+    facts = {"runs": _count(store), "damaged": damaged}
+    _say(arguments, facts | ({"no runs": others} if others else {}))
+    if damaged:
+        raise StoreError(
+            f"{len(damaged)} of the runs in {store.root} cannot be read, see above. 'unrolling store "
+            "remove-damaged' deletes the damaged ones; they are computed again when they are asked for."
         )
 
 
@@ -323,7 +395,7 @@ def _say(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
     if arguments.json:
         _print_json(facts)
     else:
-        print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        print("\n".join(f"{name}: {printable(str(value))}" for name, value in facts.items()))
 
 
 # claims
@@ -388,7 +460,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
             entry.name: entry.where if entry.available else f"missing: {entry.where}"
             for entry in find_datasets()
         },
-        "store": {"folder": str(store.root), "writable": writable, "runs": len(store.addresses())},
+        "store": {"folder": str(store.root), "writable": writable, "runs": _count(store)},
     }
     if arguments.json:
         _print_json(facts)
@@ -396,7 +468,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
     for name, value in facts.items():
         print(f"{name}: {value}" if not isinstance(value, dict) else name)
         for key, entry in value.items() if isinstance(value, dict) else ():
-            print(f"  {key:<14}{entry}")
+            print(f"  {key:<14}{printable(str(entry))}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from unrolling._files import remove_abandoned, replacing
+from unrolling._folders import expand
 
 Arrays = dict[str, np.ndarray]
 
@@ -18,7 +21,7 @@ _FORMAT = 1  # raise it when the meaning of the stored arrays changes
 def cache_folder() -> Path:
     """Return ``UNROLLING_CACHE``, or ``unrolling`` in the user's cache folder."""
     if named := os.environ.get("UNROLLING_CACHE"):
-        return Path(named).expanduser()
+        return expand("UNROLLING_CACHE", named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unrolling"
 
 
@@ -37,7 +40,7 @@ def cached(source: Path | str, state: str, build: Callable[[], Arrays]) -> Array
     label = Path(source).name
     state = f"{_FORMAT} {state}"
     try:
-        path = cache_folder() / f"{label}-{hashlib.sha256(str(source).encode()).hexdigest()[:12]}.npz"
+        path = cache_folder() / f"{label}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}.npz"
     except RuntimeError:  # the user has no home folder, as in some containers
         return build()
     arrays = _read(path, state)
@@ -54,19 +57,13 @@ def _read(path: Path, state: str) -> Arrays | None:
             if str(stored["state"]) != state:
                 return None
             return {name: stored[name] for name in stored.files if name != "state"}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError):
         return None
 
 
 def _write(path: Path, state: str, arrays: Arrays) -> None:
-    temporary = None
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, so that processes that decode at the same time do not write into one file.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        remove_abandoned(path.parent)
+        with replacing(path) as file:
             np.savez(file, state=np.array(state), **arrays)
-        temporary.replace(path)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ def content_fingerprint(*parts: str | Tensor) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            digest.update(f"text {len(part)} {part}".encode())
+            # A file's name may have bytes that are no text.
+            digest.update(f"text {len(part)} {part}".encode("utf-8", "surrogatepass"))
         else:
             digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
             digest.update(part.contiguous().reshape(-1).numpy())

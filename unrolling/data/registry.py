@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from unrolling._checks import check_choice
+from unrolling._checks import DataError, check_choice
 from unrolling._folders import data_root
 from unrolling.data import cifar, imdb
 from unrolling.data.dataset import Dataset
@@ -115,7 +115,11 @@ def load_dataset(name: str, root: str | os.PathLike | None = None) -> Dataset | 
         >>> load_dataset("digits").train_inputs.shape
         torch.Size([1440, 1, 8, 8])
     """
-    return DATASETS[check_choice("data set", name, DATASETS)].load(data_root(root))
+    source, place = DATASETS[check_choice("data set", name, DATASETS)], data_root(root)
+    try:
+        return source.load(place)
+    except OSError as error:  # a folder that may not be entered, a name that is too long, a broken disk
+        raise DataError(f"{name}: cannot read {place}: {error.strerror or error}.") from error
 
 
 def download_dataset(name: str, root: str | os.PathLike | None = None) -> None:
@@ -126,7 +130,11 @@ def download_dataset(name: str, root: str | os.PathLike | None = None) -> None:
         DataError: If the download fails.
     """
     downloads = {known: source.download for known, source in DATASETS.items() if source.download}
-    downloads[check_choice("downloadable data set", name, downloads)](data_root(root))
+    download, place = downloads[check_choice("downloadable data set", name, downloads)], data_root(root)
+    try:
+        download(place)
+    except OSError as error:
+        raise DataError(f"{name}: cannot write {place}: {error.strerror or error}.") from error
 
 
 class Availability(NamedTuple):
@@ -139,4 +147,12 @@ class Availability(NamedTuple):
 
 def find_datasets(root: str | os.PathLike | None = None) -> list[Availability]:
     """Look for every data set below the data root, without reading any."""
-    return [Availability(name, *source.find(data_root(root))) for name, source in DATASETS.items()]
+    place = data_root(root)
+
+    def find(source: Source) -> tuple[bool, str]:
+        try:
+            return source.find(place)
+        except OSError as error:
+            return False, f"cannot read {place}: {error.strerror or error}"
+
+    return [Availability(name, *find(source)) for name, source in DATASETS.items()]

@@ -88,7 +88,10 @@ def _order(key: tuple[str, ...]) -> tuple:
     """Return what sorts by class, then by file name with numbers by value."""
     _, label, file = key
     pieces = re.split(r"([0-9]+)", file)  # text and digits in turn, so that like is compared with like
-    return label, [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], file
+    # Numbers by length and digits, as a name in an archive may have more digits than int() takes.
+    numbers = [piece.lstrip("0") for piece in pieces]
+    keys = [(len(numbers[i]), numbers[i]) if i % 2 else piece for i, piece in enumerate(pieces)]
+    return label, keys, file
 
 
 def _checked(name: str, path: Path, file: str, content: bytes) -> bytes:

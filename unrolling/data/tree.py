@@ -4,12 +4,15 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
 from unrolling._checks import DataError
+from unrolling._sizes import size_limit, too_large
 from unrolling.data.dataset import content_fingerprint
 
 SPLITS = ("train", "test")
@@ -17,6 +20,15 @@ _OPENERS = {".tar": open, ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.xz": lz
 
 # (split, class, file) and the file's bytes; (split, class) and None for the folder of a class.
 Entry = tuple[tuple[str, ...], bytes | None]
+
+_START = 16  # bytes of a file that tell what it is
+
+
+class _File(NamedTuple):
+    """A file that can be read as long as no further one has been asked for."""
+
+    size: int
+    open: Callable[[], BinaryIO]
 
 
 def _archive_suffix(path: Path) -> str | None:
@@ -61,29 +73,67 @@ def tree_state(name: str, path: Path, kind: str) -> str:
     return content_fingerprint("\n".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats))
 
 
-def read_tree(name: str, path: Path, suffixes: Collection[str], verb: str) -> Iterator[Entry]:
+def read_tree(
+    name: str,
+    path: Path,
+    suffixes: Collection[str],
+    verb: str,
+    *,
+    overlooked: Callable[[bytes], bool] = lambda start: False,
+) -> Iterator[Entry]:
     """Yield the folders of classes and the files in them, in no particular order, in one pass.
 
-    Hidden files and folders, files with other suffixes and deeper folders are ignored.
+    Hidden files and folders, files with other suffixes and deeper folders are ignored. All files together,
+    and the whole of an archive, may have :func:`~unrolling._sizes.size_limit` bytes; sizes are compared
+    before anything is read.
 
     Args:
         name: Name of the data set.
         path: A folder, or an archive with at most one leading folder.
         suffixes: Lower-case endings of the files to read.
         verb: What the progress bar says is being done.
+        overlooked: Given the first bytes of a file with another suffix, says whether it is one to read.
 
     Raises:
-        DataError: If a file cannot be read or the archive is damaged.
+        DataError: If a file cannot be read, the archive is damaged, they are too large, a link leads out of
+            the folder, or a file would be overlooked.
     """
-    entries = _folder_entries(path) if path.is_dir() else _archive_entries(path)
+    limit, total = size_limit(), 0
+    entries = _folder_entries(name, path) if path.is_dir() else _archive_entries(name, path, limit)
     try:
-        for parts, content in tqdm(entries, f"{verb} {name}", unit=" files", disable=None):
+        for parts, file in tqdm(entries, f"{verb} {name}", unit=" files", disable=None):
             if len(parts) not in (2, 3) or parts[0] not in SPLITS or any(p.startswith(".") for p in parts):
                 continue
-            is_folder = content is None
-            if is_folder == (len(parts) == 2) and (is_folder or Path(parts[2]).suffix.lower() in suffixes):
-                yield parts, content
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            if file is None:
+                if len(parts) == 2:
+                    yield parts, None
+            elif len(parts) == 3 and Path(parts[2]).suffix.lower() in suffixes:
+                total += file.size
+                if total > limit:
+                    raise DataError(f"{name}: {too_large(str(path), total, limit)}")
+                with file.open() as content:
+                    yield parts, content.read(file.size)
+            elif len(parts) == 3:
+                with file.open() as content:
+                    start = content.read(_START)
+                if overlooked(start):
+                    raise DataError(
+                        f"{name}: {'/'.join(parts)} in {path} would be left out, as it is not called "
+                        f"{', '.join(sorted(suffixes))}. Rename it, or remove it."
+                    )
+    except MemoryError as error:
+        raise DataError(f"{name}: {path} does not fit into this machine's memory.") from error
+    # What a damaged header makes of itself: a number, a name, or a thousand headers of headers.
+    except (
+        tarfile.TarError,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"{name}: {path} is damaged or cut short ({error}). Copy it again and compare its checksum."
         ) from error
@@ -119,18 +169,47 @@ def check_classes(
         raise DataError(f"{name}: only one class, {min(classes)!r}, in {path}; expected at least two.")
 
 
-def _folder_entries(path: Path) -> Iterator[Entry]:
+def _folder_entries(name: str, path: Path) -> Iterator[tuple[tuple[str, ...], _File | None]]:
+    root = path.resolve()
+
+    def check_inside(place: Path) -> None:
+        hidden = place.name.startswith(".")  # and left out anyway
+        if not hidden and place.is_symlink() and not place.resolve().is_relative_to(root):
+            raise DataError(
+                f"{name}: the link {place} leads out of {path}, to {place.resolve()}. Copy what it leads to."
+            )
+
     for split in SPLITS:
+        check_inside(path / split)
         for folder in (path / split).iterdir():
             if not folder.is_dir():
                 continue
+            check_inside(folder)
             yield (split, folder.name), None
             for file in folder.iterdir():
                 if file.is_file():
-                    yield (split, folder.name, file.name), file.read_bytes()
+                    check_inside(file)
+                    yield (
+                        (split, folder.name, file.name),
+                        _File(file.stat().st_size, partial(file.open, "rb")),
+                    )
 
 
-def _archive_entries(path: Path) -> Iterator[Entry]:
+class _Limited:
+    """A stream that refuses to be read beyond a limit, whatever the headers in it say."""
+
+    def __init__(self, stream: BinaryIO, limit: int, message: str):
+        self._stream, self._left, self._message = stream, limit, message
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise DataError(self._message)
+        return content
+
+
+def _archive_entries(name: str, path: Path, limit: int) -> Iterator[tuple[tuple[str, ...], _File | None]]:
     """Read an archive in one pass. Nothing is unpacked, so the names in it cannot reach the disk."""
     suffix = _archive_suffix(path)
     if suffix == ".tar":
@@ -140,19 +219,28 @@ def _archive_entries(path: Path) -> Iterator[Entry]:
             if file.read() != bytes(1024):
                 raise EOFError("no end-of-archive marker")
     tops = set()
-    with _OPENERS[suffix](path, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
-            if len(parts) > 1 and parts[0] not in SPLITS and parts[1] in SPLITS:
-                tops.add(parts[0])
-                parts = parts[1:]
-            elif parts and parts[0] in SPLITS:
-                tops.add("")
-            if len(tops) > 1:
-                raise tarfile.ReadError(f"it holds several trees, below {sorted(tops)}")
-            if member.isdir():
-                yield parts, None
-            elif member.isfile():
-                yield parts, archive.extractfile(member).read()
+    with _OPENERS[suffix](path, "rb") as packed:
+        stream = _Limited(packed, limit, f"{name}: {too_large(str(path), limit, limit)}")
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                if (end := member.offset_data + member.size) > limit:
+                    raise DataError(f"{name}: {too_large(str(path), end, limit)}")
+                parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+                if len(parts) > 1 and parts[0] not in SPLITS and parts[1] in SPLITS:
+                    tops.add(parts[0])
+                    parts = parts[1:]
+                elif parts and parts[0] in SPLITS:
+                    tops.add("")
+                if len(tops) > 1:
+                    raise tarfile.ReadError(f"it holds several trees, below {sorted(tops)}")
+                if member.isdir():
+                    yield parts, None
+                elif member.isfile():
+                    yield parts, _File(member.size, partial(archive.extractfile, member))
+                elif (member.issym() or member.islnk()) and len(parts) == 3 and parts[0] in SPLITS:
+                    raise DataError(
+                        f"{name}: {member.name} in {path} is a link. Make the archive of the files "
+                        "themselves: tar --dereference --hard-dereference."
+                    )
         while stream.read(1 << 20):  # to the end, where the compressed formats keep their checksum
             pass

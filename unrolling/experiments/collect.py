@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import threading
 import time
@@ -18,12 +19,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from unrolling._checks import InputError, UnrollingError, check_integer
+from unrolling._checks import InputError, UnrollingError, check_integer, shown
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
 from unrolling.experiments.encoder import encoder_of, obtain_encoder, starts_from_encoder
 from unrolling.experiments.inputs import data_fingerprint, data_settings, load_data
+from unrolling.experiments.limits import check_work
 from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
@@ -57,14 +59,18 @@ def choose_device(device: str, config: RunConfig) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if config.dtype == "float32" and torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N.") from error
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", str(device)):
+        raise InputError(f"unknown device {shown(device)}: expected auto, cpu, cuda or cuda:N.")
+    chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"device {device!r} asked for, but PyTorch sees no CUDA device here. Use cpu or auto."
         )
+    try:
+        torch.empty(1, device=chosen)
+    except RuntimeError as error:  # no such number, a driver that does not fit, a device that others fill
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used: {reason} Use cpu or auto.") from error
     return chosen
 
 
@@ -92,6 +98,7 @@ def compute(
     """
     chosen = choose_device(device, config)
     dataset = load_data(config, store) if dataset is None else dataset
+    check_work(config, dataset, chosen)
     store.check_writable()
     encoder = obtain_encoder(encoder_of(config), store) if starts_from_encoder(config) else None
     address = make_address(config.to_dict(), dataset.fingerprint)

@@ -1,10 +1,11 @@
 """One run as a value: the settings that decide its numbers, and nothing else."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_choice, check_integer, check_real, shown
 from unrolling.data import DATASETS
 from unrolling.experiments.recipes import RECIPES
 from unrolling.losses import Objective
@@ -33,9 +34,39 @@ CONVENTIONS: dict[str, str] = {
     "wrong_batch": "M' leaves out the batch after the one that is unlearned",
 }
 
+#: Steps at most of a run; the paper's longest has 86,000. An epoch has one step at least.
+MOST_STEPS = 10_000_000
+#: The least and the largest value of settings; of other whole numbers they are 0 and 1,000,000,000.
+RANGES = {
+    "batch_size": (1, 10**9),
+    "encoder_epochs": (0, 10_000),
+    "epochs": (1, MOST_STEPS),
+    "forget_count": (1, 10**9),
+    "max_tokens": (3, 100_000),
+    "pretrain_epochs": (0, MOST_STEPS),
+    "seed": (0, 2**63 - 1),
+    "sigma_every": (1, 10**9),
+    "sigma_max_hvps": (1, 100_000),
+    "vocab_size": (5, 1_000_000),
+    "width": (0, 65_536),
+}
+
 
 def _setting(default: Any, doc: str, *, later: bool = False) -> Any:
     return field(default=default, metadata={"doc": doc, "later": later})
+
+
+def _plain(setting: dataclasses.Field, value: Any) -> int | float | str:
+    """Return a setting's value as a plain number or text of its type: equal settings have one address."""
+    if isinstance(setting.default, str):
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise InputError(f"{setting.name} must be a text, a str, got {shown(value)} ({kind}).")
+        return str(value)
+    if isinstance(setting.default, float):
+        return check_real(setting.name, value) + 0.0  # -0.0 becomes 0.0
+    least, most = RANGES.get(setting.name, (0, 10**9))
+    return check_integer(setting.name, value, minimum=least, maximum=most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +76,8 @@ class RunConfig:
     The defaults are the paper's where it states a value. M is pre-trained for N epochs, then trained for m
     epochs on fixed batches; M' repeats those m epochs without one batch.
 
-    Notebook parameters, command-line flags and the store's address are all made from these fields.
+    Notebook parameters, command-line flags and the store's address are all made from these fields. Numbers
+    of numpy are taken as what they are; NaN, infinity and numbers beyond :data:`RANGES` are refused.
     """
 
     dataset: str = _setting("cifar10", "data set (paper: cifar10, cifar100, imdb)")
@@ -115,6 +147,8 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            object.__setattr__(self, setting.name, _plain(setting, getattr(self, setting.name)))
         check_choice("data set", self.dataset, DATASETS)
         check_model(self.model)
         check_choice("dtype", self.dtype, DTYPES)
@@ -123,15 +157,9 @@ class RunConfig:
             raise InputError(f"products 'tf32' are those of dtype float32, got dtype {self.dtype}.")
         check_choice("place of x* in pre-training", self.pretraining, PRETRAINING)
         check_choice("recipe", self.recipe, RECIPES)
-        for name in ("train_size", "test_size", "width", "pretrain_epochs", "seed", "forget_batch"):
-            check_integer(name, getattr(self, name))
-        for name in ("record_every", "forget_size", "sigma_batch", "sigma_basis", "shadow_size"):
-            check_integer(name, getattr(self, name))
         if self.sigma_basis in (1, 2):
             raise InputError(f"sigma_basis must be 0 or at least 3, got {self.sigma_basis}.")
         self._check_text_settings()
-        for name in ("batch_size", "epochs", "sigma_every", "sigma_max_hvps", "forget_count"):
-            check_integer(name, getattr(self, name), minimum=1)
         for name in self.conventions:
             check_choice("released convention", name, CONVENTIONS)
         object.__setattr__(self, "released", " ".join(sorted(self.conventions)))
@@ -139,17 +167,9 @@ class RunConfig:
         check_real("sigma_rtol", self.sigma_rtol, above=0)
         check_real("gamma", self.gamma, minimum=0)
         Objective(self.loss, self.gamma)
-        # 1 and 1.0 are one setting and must have one address.
-        for setting in dataclasses.fields(self):
-            if isinstance(setting.default, float):
-                object.__setattr__(self, setting.name, float(getattr(self, setting.name)))
 
     def _check_text_settings(self) -> None:
         check_choice("dropout", self.dropout, DROPOUT)
-        check_integer("max_tokens", self.max_tokens, minimum=3)
-        check_integer("vocab_size", self.vocab_size, minimum=5)
-        for name in ("encoder_size", "encoder_epochs"):
-            check_integer(name, getattr(self, name))
         if self.features and not takes_tokens(self.features):
             raise InputError(f"features must be an encoder of texts, got {self.features!r}.")
         reads_texts = takes_tokens(self.model)
@@ -208,12 +228,14 @@ class RunConfig:
         return kept
 
 
-def config_from(settings: dict[str, Any]) -> RunConfig:
+def config_from(settings: Mapping[str, Any]) -> RunConfig:
     """Return the run with these settings, the rest at their defaults.
 
     Raises:
         InputError: If a setting does not exist; the message names the nearest one.
     """
+    if not isinstance(settings, Mapping):
+        raise InputError(f"settings must be a dict of names and values, got {shown(settings)}.")
     known = [setting.name for setting in dataclasses.fields(RunConfig)]
     for name in settings:
         check_choice("setting", name, known)

@@ -114,8 +114,9 @@ def _load(config: RunConfig) -> tuple[Dataset, None] | tuple[TextDataset, _Reade
 def _make_reader(config: RunConfig, name: str, texts: TextDataset) -> _Reader:
     if is_pretrained(name):
         pretrained = find_pretrained(name, data_root())
-        pad = pretrained.config(config.max_tokens).pad_token_id
-        return _Reader(pretrained.tokenizer(), pad, pretrained.fingerprint())
+        known = pretrained.config(config.max_tokens)
+        tokenizer = pretrained.tokenizer(known.vocab_size)
+        return _Reader(tokenizer, known.pad_token_id, pretrained.fingerprint())
     if config.encoder_size:
         encoder = encoder_of(config)
         return _Reader(encoder_tokenizer(encoder), 0, canonical(encoder.to_dict()))

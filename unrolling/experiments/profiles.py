@@ -1,5 +1,6 @@
 """The three profiles: which runs make a figure, at which scale. Their files are the only place with grids."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from typing import Any
 
 import yaml
 
-from unrolling._checks import check_choice, check_integer
+from unrolling._checks import InputError, check_choice, check_integer
 from unrolling.experiments.config import RunConfig, config_from
 
 PROFILES = ("quick", "small", "paper")
+
+#: Seeds at most of a setting; the paper has one.
+MOST_SEEDS = 1000
 
 Scalar = bool | int | float | str
 
@@ -46,7 +50,7 @@ class Experiment:
         for name in changes:
             check_choice("parameter", name, self.parameters)
         settings = {**self.fixed, **self.parameters, **changes}
-        num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1)
+        num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1, maximum=MOST_SEEDS)
         configs = []
         for name in (part,) if isinstance(part, str) else part:
             check_choice("part", name, self.parts)
@@ -79,18 +83,59 @@ class Profile:
         return self.experiments[check_choice("experiment", name, self.experiments)]
 
 
-@cache
 def load_profile(name: str) -> Profile:
-    """Return a profile by name."""
-    check_choice("profile", name, PROFILES)
-    text = files("unrolling.experiments").joinpath("profiles", f"{name}.yml").read_text()
-    content: Mapping[str, Any] = yaml.safe_load(text)
+    """Return a profile by name.
+
+    Raises:
+        InputError: If it is unknown, or its file is not written as :class:`Experiment` wants it.
+    """
+    return _load_profile(check_choice("profile", name, PROFILES))
+
+
+@cache
+def _load_profile(name: str) -> Profile:
+    path = files("unrolling.experiments").joinpath("profiles", f"{name}.yml")
+    return parse_profile(name, path.read_text(encoding="utf-8"), f"profiles/{name}.yml")
+
+
+def parse_profile(name: str, text: str, source: str) -> Profile:
+    """Return the profile that a YAML file describes.
+
+    Args:
+        name: Its name.
+        text: The file's content.
+        source: The file, for messages.
+
+    Raises:
+        InputError: If a part is missing, has another type or a name that does not exist.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}.") from error
+    _check_parts(source, content, {"description": str, "experiments": dict, "notebooks": dict})
+    for key, parts in content["experiments"].items():
+        _check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
     return Profile(
         name=name,
         description=content["description"],
-        experiments={key: Experiment(**value) for key, value in content["experiments"].items()},
+        experiments={key: Experiment(**parts) for key, parts in content["experiments"].items()},
         notebooks=content["notebooks"],
     )
+
+
+_PARTS = {field.name: str if field.name == "notebook" else dict for field in dataclasses.fields(Experiment)}
+
+
+def _check_parts(where: str, content: Any, expected: Mapping[str, type]) -> None:
+    if not isinstance(content, dict):
+        raise InputError(f"{where} must have the parts {', '.join(expected)}, got {type(content).__name__}.")
+    for name in content:
+        check_choice(f"part of {where}", name, expected)
+    for name, kind in expected.items():
+        if not isinstance(content.get(name), kind):
+            got = type(content[name]).__name__ if name in content else "nothing"
+            raise InputError(f"{name!r} of {where} must be a {kind.__name__}, got {got}.")
 
 
 def notebook_parameters(profile: str) -> dict[str, dict[str, Scalar]]:
