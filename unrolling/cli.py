@@ -176,6 +176,11 @@ def _summary(record: Record) -> str:
             f"{len(config['metrics'])} metrics, {len(config['seeds'])} seeds, "
             f"in {record.provenance['seconds']:.1f} s"
         )
+    if "trace" not in record.result:
+        return (
+            f"{config['dataset']} {config['model']}: {config['kind']} of {config['size']:,} texts, "
+            f"{config['epochs']} epochs, in {record.provenance['seconds']:.1f} s"
+        )
     trace = record.result["trace"]
     return (
         f"{config['dataset']} {config['model']} gamma={config['gamma']:g} N={config['pretrain_epochs']} "

@@ -134,7 +134,7 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
     except DataError as reason:
         known = stored_fingerprints({canonical(settings): reason}, canonical, places)
         if not known:
-            raise must_be_computed(1, 1, "table", reason) from reason
+            raise must_be_computed(1, 1, "tables", reason) from reason
         (fingerprint,) = known.values()
     else:
         fingerprint = data.fingerprint
