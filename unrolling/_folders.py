@@ -5,12 +5,22 @@ from pathlib import Path
 
 from unrolling._checks import InputError, shown
 
+_PROJECT = Path(__file__).resolve().parents[1]
+
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``."""
+    """Return ``root``, else the environment's ``UNROLLING_DATA``, else ``./data``.
+
+    Where there is no ``./data``, that of the project counts if the package is installed from its folder:
+    notebooks run in another one.
+    """
     if root is not None:
         return expand("root", root)
-    return expand("UNROLLING_DATA", os.environ.get("UNROLLING_DATA") or "data")
+    if named := os.environ.get("UNROLLING_DATA"):
+        return expand("UNROLLING_DATA", named)
+    here, of_project = Path("data"), _PROJECT / "data"
+    installed_from_it = (_PROJECT / "pyproject.toml").exists()
+    return of_project if installed_from_it and of_project.is_dir() and not here.is_dir() else here
 
 
 def expand(name: str, path: object) -> Path:

@@ -28,6 +28,7 @@ class Source:
         load: Reads the data set below a data root.
         find: Tells cheaply whether it is there, and where it was looked for.
         download: Gets it from its publisher; None where that is up to the user.
+        texts: It has texts, not images.
     """
 
     description: str
@@ -35,6 +36,7 @@ class Source:
     load: Callable[[Path], Dataset | TextDataset]
     find: Callable[[Path], tuple[bool, str]]
     download: Callable[[Path], None] | None = None
+    texts: bool = False
 
 
 DATASETS: dict[str, Source] = {
@@ -75,6 +77,7 @@ DATASETS: dict[str, Source] = {
         embedded=True,
         load=lambda root: load_reviews(),
         find=lambda root: (True, "embedded"),
+        texts=True,
     ),
     "imdb": Source(
         "IMDB reviews: 2 classes, 25,000 + 25,000 texts",
@@ -82,18 +85,21 @@ DATASETS: dict[str, Source] = {
         load=imdb.load_imdb,
         find=imdb.find_imdb,
         download=imdb.download_imdb,
+        texts=True,
     ),
     "imdb-without-shared": Source(
         "IMDB reviews without the training texts that are also test texts: 2 classes, 24,877 + 25,000 texts",
         embedded=False,
         load=imdb.load_imdb_without_shared,
         find=imdb.find_imdb,
+        texts=True,
     ),
     "text_folder": Source(
         "your texts: {train,test}/<class>/<text>.txt in the data root, or a tar archive as the data root",
         embedded=False,
         load=partial(load_text_folder, "text_folder"),
         find=find_text_folder,
+        texts=True,
     ),
 }
 """What :func:`load_dataset` can load."""

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from unrolling._checks import InputError, UnrollingError, check_integer, shown
+from unrolling._checks import DataError, InputError, UnrollingError, check_integer, shown
 from unrolling.checkpoint import Checkpoint
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig, config_from
@@ -29,6 +29,7 @@ from unrolling.experiments.limits import check_work
 from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
+from unrolling.experiments.stored import must_be_computed, stored_fingerprints
 from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.store import Record, Store, make_address
 
@@ -157,6 +158,9 @@ def obtain(
     The first run that fails, and an interrupt, end the others as well; finished ones are stored by then, and
     the others go on from their checkpoints when they are asked for again.
 
+    Stored runs are found without the data or the pretrained weights that made them, by their settings. Where
+    these are here, runs of other versions of them are not taken.
+
     Args:
         configs: The runs.
         store: Where to look and to write. If not given, runs are written to :func:`default_store` and looked
@@ -169,18 +173,16 @@ def obtain(
 
     Raises:
         UnrollingError: What the first run that failed raised, see :func:`compute`; if a process was killed.
+        DataError: If a run must be computed whose data or pretrained weights are not here.
     """
     check_integer("jobs", jobs, minimum=1)
     places = [store] if store else [default_store(), *map(published_store, PROFILES)]
-    fingerprints: dict[tuple[Any, ...], str] = {}
-    addresses = []
-    for config in configs:
-        key = data_settings(config)
-        if key not in fingerprints:
-            fingerprints[key] = data_fingerprint(config)
-        addresses.append(make_address(config.to_dict(), fingerprints[key]))
+    addresses, absent = _find_addresses(configs, places)
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
+    for config in missing.values():
+        if reason := absent.get(data_settings(config)):
+            raise must_be_computed(len(missing), len(records), "runs", reason)
     made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
     with closing(made):  # an error in `report` ends the runs as well
         for done, record in enumerate(made, 1):
@@ -188,6 +190,30 @@ def obtain(
             if report:
                 report(done, len(missing), record)
     return [record for address in addresses if (record := records[address])]
+
+
+def _find_addresses(
+    configs: Sequence[RunConfig], places: Sequence[Store]
+) -> tuple[list[str], dict[tuple[Any, ...], DataError]]:
+    """Return the runs' addresses, and why data cannot be loaded, by what decides them.
+
+    The address of a run whose data are not here is that of the stored run with these settings.
+    """
+    fingerprints: dict[Any, str] = {}
+    absent: dict[Any, DataError] = {}
+    for config in configs:
+        key = data_settings(config)
+        if key not in fingerprints and key not in absent:
+            try:
+                fingerprints[key] = data_fingerprint(config)
+            except DataError as error:
+                absent[key] = error
+    fingerprints |= stored_fingerprints(absent, lambda own: data_settings(config_from(own)), places)
+    keys = map(data_settings, configs)
+    return [
+        make_address(config.to_dict(), fingerprints.get(key, "not here"))
+        for config, key in zip(configs, keys, strict=True)
+    ], absent
 
 
 def _look_up(address: str, places: Sequence[Store]) -> Record | None:

@@ -2,20 +2,21 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 import torch
 
-from unrolling._checks import check_choice, check_integer
+from unrolling._checks import DataError, InputError, check_choice, check_integer, check_real
 from unrolling.curvature import one_thread
-from unrolling.data import Dataset
+from unrolling.data import DATASETS, Dataset
 from unrolling.experiments.collect import default_store, published_store
 from unrolling.experiments.inputs import load_images
 from unrolling.experiments.profiles import PROFILES, Scalar
 from unrolling.experiments.provenance import provenance
+from unrolling.experiments.stored import must_be_computed, stored_fingerprints
 from unrolling.experiments.taxonomy import (
     UNIT_BALL,
     Setting,
@@ -27,7 +28,7 @@ from unrolling.experiments.taxonomy import (
 from unrolling.methods.registry import METHODS
 from unrolling.metrics.registry import METRICS
 from unrolling.seeding import make_generator
-from unrolling.store import Record, Store, make_address
+from unrolling.store import Record, Store, canonical, make_address
 
 #: Raised by one whenever a change of the code changes the numbers of a matrix with unchanged settings.
 VERSION = 1
@@ -86,17 +87,33 @@ def matrix_config(
         changes: Parameters to take instead.
     """
     given = {"delta": 1e-5, **parameters, **changes}
-    first = int(given["seed"])
+    first = check_integer("seed", given["seed"])
+    num_seeds = check_integer("num_seeds", given["num_seeds"], minimum=1)
     return MatrixConfig(
-        dataset=str(given["dataset"]),
-        classes=tuple(map(int, str(given["classes"]).split())),
-        train_size=int(given["train_size"]),
-        test_size=int(given["test_size"]),
-        # 1 and 1.0 are one setting, and so one address
-        setting=Setting(**{field.name: field.type(given[field.name]) for field in fields(Setting)}),
-        seeds=tuple(range(first, first + int(given["num_seeds"]))),
+        dataset=check_choice("data set", given["dataset"], DATASETS),
+        classes=read_classes("classes", given["classes"]),
+        train_size=check_integer("train_size", given["train_size"], minimum=1),
+        test_size=check_integer("test_size", given["test_size"], minimum=1),
+        setting=Setting(**{field.name: _as_declared(field, given[field.name]) for field in fields(Setting)}),
+        seeds=tuple(range(first, first + num_seeds)),
         methods=methods,
     )
+
+
+def read_classes(name: str, text: Scalar) -> tuple[int, ...]:
+    """Return the classes that a parameter of the page names, as in ``"3 8"``; none for ``""``."""
+    try:
+        return tuple(map(int, text.split()))
+    except (AttributeError, ValueError):
+        raise InputError(
+            f'{name} must be text of whole numbers with spaces between them, such as "3 8", or "" for all; '
+            f"got {text!r} ({type(text).__name__})."
+        ) from None
+
+
+def _as_declared(field: Field, value: Scalar) -> Scalar:
+    # 1 and 1.0 are one setting, and so one address.
+    return check_real(field.name, value) if field.type is float else value
 
 
 def matrix_data(config: MatrixConfig) -> Dataset:
@@ -129,10 +146,18 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
     """
     committed = [] if store else [_taxonomy(published_store(profile)) for profile in PROFILES]
     store = store or _taxonomy(default_store())
-    examples, fingerprint = _examples(config)
-    data = into_unit_ball(examples)
-    address = make_address(config.to_dict(), fingerprint)
-    for place in (store, *committed):
+    places, settings = (store, *committed), config.to_dict()
+    try:
+        examples, fingerprint = _examples(config)
+    except DataError as reason:
+        known = stored_fingerprints({canonical(settings): reason}, canonical, places)
+        if not known:
+            raise must_be_computed(1, 1, "tables", reason) from reason
+        (fingerprint,) = known.values()
+    else:
+        data = into_unit_ball(examples)
+    address = make_address(settings, fingerprint)
+    for place in places:
         if found := place.get(address):
             return _described(found)
     store.check_writable()

@@ -20,7 +20,7 @@ from unrolling.methods.registry import METHODS, Method
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.registry import METRICS, Metric, measure
 from unrolling.model_loss import batch_loss
-from unrolling.models import build_model
+from unrolling.models import build_model, check_model
 from unrolling.parameters import to_vector, trainable
 from unrolling.seeding import make_generator, seeded
 
@@ -59,11 +59,14 @@ class Setting:
     delta: float
 
     def __post_init__(self) -> None:
+        check_model(self.model)
         check_choice("forget set", self.forget, FORGET_SETS)
         check_integer("num_forget", self.num_forget, minimum=1)
         check_integer("batch_size", self.batch_size, minimum=1)
         check_integer("epochs", self.epochs, minimum=1)
         check_real("l2", self.l2, minimum=0)
+        for name in ("learning_rate", "noise", "delta"):
+            check_real(name, getattr(self, name), above=0)
 
 
 def choose_classes(data: Dataset, classes: Sequence[int]) -> Dataset:

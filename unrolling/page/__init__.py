@@ -2,12 +2,14 @@
 
 from unrolling.page.claims import claims, ledger
 from unrolling.page.figures import InteractiveFigure, figure, interactive
+from unrolling.page.parameters import check_parameters
 from unrolling.page.run_card import run_card
 from unrolling.page.tables import Missing, interval_text, reported
 
 __all__ = [
     "InteractiveFigure",
     "Missing",
+    "check_parameters",
     "claims",
     "figure",
     "interactive",

@@ -1,0 +1,118 @@
+"""What the parameters of a page may be: checked before the page computes anything."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling.data import DATASETS
+from unrolling.experiments.config import RunConfig, config_from
+from unrolling.experiments.matrices import matrix_config, read_classes
+from unrolling.experiments.profiles import Scalar, load_profile, notebook_parameters
+from unrolling.models import takes_tokens
+
+_whole = partial(partial, check_integer)
+#: What parameters may be that are no settings of a run; those know their own ranges.
+_RANGES: dict[str, Callable[[str, Any], object]] = {
+    "seed": _whole(maximum=2**31 - 1),
+    "num_seeds": _whole(minimum=1, maximum=10_000),
+    "num_epochs": _whole(minimum=1, maximum=10_000),
+    "grid_points": _whole(minimum=2, maximum=1_000),
+    "noise": partial(check_real, above=0),
+}
+#: The same for one page, where its own numbers need more.
+_RANGES_OF_PAGES: dict[str, dict[str, Callable[[str, Any], object]]] = {
+    # compares 10 and 30 steps with more of them
+    "03_unrolling_sgd": {"num_steps": _whole(minimum=31, maximum=10_000)},
+    # reads off step 30
+    "05_sd_loss": {"num_steps": _whole(minimum=30, maximum=1_000_000)},
+    # two steps an epoch, of batches of 32
+    "12_beyond_the_first_sum": {"train_size": _whole(minimum=64)},
+}
+
+
+def page_parameters(page: str) -> dict[str, Scalar]:
+    """Return the parameters of a notebook with their defaults, which are those of the quick profile.
+
+    Args:
+        page: The notebook's name, without ending.
+    """
+    known = notebook_parameters("quick")
+    return dict(known[check_choice("page", page, known)])
+
+
+def check_page(page: str, values: Mapping[str, Any]) -> None:
+    """Raise unless a notebook can run with these parameters, as far as can be told without its data.
+
+    Args:
+        page: The notebook's name, without ending.
+        values: All of its parameters.
+
+    Raises:
+        InputError: If one is unknown or missing, or its type or value does not fit. The message is one line.
+    """
+    defaults = page_parameters(page)
+    for name in values:
+        check_choice(f"parameter of {page}", name, defaults)
+    for name, default in defaults.items():
+        if name not in values:
+            raise InputError(f"parameter {name!r} of {page} is missing: give it a value such as {default!r}.")
+        _check_type(name, values[name], default)
+    for name, check in (_RANGES | _RANGES_OF_PAGES.get(page, {})).items():
+        if name in values:
+            check(name, values[name])
+    profile = load_profile(values["profile"])
+    _check_kinds(defaults, values)
+    settings = {field.name for field in fields(RunConfig)}.intersection(values)
+    configs = [config_from({name: values[name] for name in settings})]
+    for experiment in profile.experiments.values():
+        if experiment.notebook == page:
+            own = {name: values[name] for name in experiment.parameters if name in values}
+            configs += experiment.configs(experiment.parts, **own)
+    for config in configs:
+        _check_batches(config)
+    if page == "01_taxonomy":
+        matrix_config(values)
+        read_classes("net_classes", values["net_classes"])
+
+
+def _check_batches(config: RunConfig) -> None:
+    """Raise unless the run's data have the batches that it forgets; of all data the size is not known yet."""
+    size, batch = config.train_size, config.batch_size
+    if 0 < size < batch:
+        raise InputError(f"batch_size must be at most train_size, got {batch} and {size}.")
+    needed = config.forget_batch + config.forget_count
+    if size and needed > math.ceil(size / batch):
+        raise InputError(
+            f"train_size must make {needed} batches an epoch for what is forgotten on this page, got {size} "
+            f"examples in batches of {batch}."
+        )
+
+
+def _check_type(name: str, value: object, default: Scalar) -> None:
+    """Raise unless ``value`` is what ``default`` is; a whole number may stand for a float."""
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise InputError(
+                f"{name} must be text such as {default!r}, got {value!r} ({type(value).__name__}). "
+                "For papermill text that looks like a number comes after -r, not -p."
+            )
+    elif isinstance(default, float):
+        check_real(name, value)
+    else:
+        check_integer(name, value)
+
+
+def _check_kinds(defaults: Mapping[str, Scalar], values: Mapping[str, Any]) -> None:
+    """Raise unless the page's data set and model are of its kind: of images, or of texts."""
+    if "dataset" not in defaults:
+        return
+    texts = DATASETS[str(defaults["dataset"])].texts
+    kind, given = "texts" if texts else "images", values["dataset"]
+    if DATASETS[check_choice("data set", given, DATASETS)].texts != texts:
+        fit = ", ".join(name for name, source in DATASETS.items() if source.texts == texts)
+        raise InputError(f"dataset must have {kind}, got {given!r}: expected one of {fit}.")
+    if "model" in values and takes_tokens(values["model"]) != texts:
+        raise InputError(f"model must read {kind}, as {defaults['model']!r} does, got {values['model']!r}.")
