@@ -242,6 +242,13 @@ def test_numbers_drawn_between_the_tracker_and_the_step_are_no_clipping():
     assert by_eye(model=network(nn.Dropout(0.5)), loss_fn=noisy).broken == ()
 
 
+@pytest.mark.parametrize("run", [tracked, by_eye])
+def test_modes_are_those_that_the_training_has(run):
+    model = network(nn.BatchNorm1d(8))
+    model[2].eval()  # frozen statistics, as in fine-tuning
+    assert run(model=model).broken == ()
+
+
 def test_another_loss_than_the_trackers_is_seen():
     def with_penalty(model, batch):
         return loss_fn(model, batch) + sum(p.square().sum() for p in model.parameters())
