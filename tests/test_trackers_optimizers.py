@@ -1,7 +1,9 @@
 """What the tracker sees of an optimiser: rates, steps, and in words what Eq. 9 does not cover."""
 
 import copy
+import gc
 import io
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -371,7 +373,10 @@ def test_an_optimiser_outlives_its_tracker():
     tracker = UnlearningTracker(model, loss_fn, optimizer=optimizer)
     loop(model, optimizer, tracker)
     steps = tracker.result().num_steps
+    gone = weakref.ref(tracker)
     del tracker
+    gc.collect()
+    assert gone() is None  # nor does the optimiser keep its w_0
     loop(model, optimizer)
     assert steps == STEPS
     copy.deepcopy(optimizer).step()
