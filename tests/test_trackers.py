@@ -174,7 +174,7 @@ def test_accuracy_counts_in_evaluation_mode_and_gives_the_mode_back(mode):
 def test_accuracy_of_nothing_is_named():
     model, ((inputs, labels), *_) = net_and_data()
     for x, y in ((inputs[:0], labels[:0]), (inputs, labels[:7]), (inputs[:7], labels)):
-        with pytest.raises(InputError, match=f"at least one input, .* got {len(x)} and {len(y)}"):
+        with pytest.raises(InputError, match=f"at least one example .* got {len(x)} inputs"):
             accuracy(model, x, y)
     with pytest.raises(InputError, match="batch_size must be at least 1"):
         accuracy(model, inputs, labels, batch_size=0)

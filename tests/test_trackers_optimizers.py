@@ -1,7 +1,9 @@
 """What the tracker sees of an optimiser: rates, steps, and in words what Eq. 9 does not cover."""
 
 import copy
+import gc
 import io
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -242,6 +244,13 @@ def test_numbers_drawn_between_the_tracker_and_the_step_are_no_clipping():
     assert by_eye(model=network(nn.Dropout(0.5)), loss_fn=noisy).broken == ()
 
 
+@pytest.mark.parametrize("run", [tracked, by_eye])
+def test_modes_are_those_that_the_training_has(run):
+    model = network(nn.BatchNorm1d(8))
+    model[2].eval()  # frozen statistics, as in fine-tuning
+    assert run(model=model).broken == ()
+
+
 def test_another_loss_than_the_trackers_is_seen():
     def with_penalty(model, batch):
         return loss_fn(model, batch) + sum(p.square().sum() for p in model.parameters())
@@ -364,7 +373,10 @@ def test_an_optimiser_outlives_its_tracker():
     tracker = UnlearningTracker(model, loss_fn, optimizer=optimizer)
     loop(model, optimizer, tracker)
     steps = tracker.result().num_steps
+    gone = weakref.ref(tracker)
     del tracker
+    gc.collect()
+    assert gone() is None  # nor does the optimiser keep its w_0
     loop(model, optimizer)
     assert steps == STEPS
     copy.deepcopy(optimizer).step()
