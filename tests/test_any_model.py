@@ -20,7 +20,7 @@ from unrolling.methods.fisher_scrubbing import diagonal_fisher, run_fisher_scrub
 from unrolling.methods.per_example import ExampleJacobians
 from unrolling.methods.problem import NotApplicable, Problem, as_model
 from unrolling.parameters import Params, distance, norm, snapshot
-from unrolling.training import copy_for_retraining, independent_copy
+from unrolling.training import Observer, copy_for_retraining, independent_copy
 
 ETA = 0.1
 BATCHES = ((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))
@@ -439,3 +439,44 @@ def test_models_that_return_no_tensor_are_told_how_to_be_wrapped(form):
         with pytest.raises((InputError, NotApplicable), match=line):
             call()
     assert METHODS["single_gradient"].run(problem).unlearned.params  # asks for a loss alone
+
+
+def test_both_models_see_the_data_that_a_layer_in_place_changes():
+    """M' takes its step after M, on the same batch, which M's first layer has overwritten by then."""
+    kind = "in place first"
+    (inputs, labels), model, watched = data(kind), build(kind), []
+    retrained = copy_for_retraining(model)
+
+    class Looks(Observer):
+        def before_step(self, step, batch):
+            watched.append(model(batch[0]))  # overwrites the batch as well
+
+    train(
+        model,
+        inputs,
+        labels,
+        ORDER,
+        loss_fn,
+        learning_rate=ETA,
+        retrained=retrained,
+        forget=FORGET,
+        observers=[Looks()],
+    )
+    assert distance(snapshot(model), ByHand(kind).weights(-1)) < 1e-12
+    assert distance(snapshot(retrained), retrain(ByHand(kind))) < 1e-12
+    assert len(watched) == len(ORDER)
+
+
+@pytest.mark.parametrize("kind", ["spectral norm", "old spectral norm", "linear", "layer norm"])
+def test_one_by_one_every_example_sees_the_same_buffers(kind):
+    """Spectral norm's vectors move at every pass in training mode: once for a batch, not once an example."""
+    inputs, labels = data(kind)
+    found = []
+    for together in (True, False):
+        model = build(kind).train()
+        losses = ExampleJacobians(model, lambda logits, label: cross_entropy(logits, label).reshape(1))
+        losses._together = together
+        slopes, values = losses(inputs, labels)
+        assert losses._together is together
+        found.append(slopes | {"values": values} | dict(model.named_buffers()))
+    torch.testing.assert_close(found[0], found[1])

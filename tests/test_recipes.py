@@ -132,3 +132,16 @@ def test_parameters_that_a_step_does_not_use_are_not_decayed_and_keep_their_velo
     with torch.no_grad():
         train(model, inputs, labels, order, OBJECTIVE, learning_rate=0.1, stepper=stepper(recipe))
     assert_same(model, reference)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(momentum=0.9), Recipe(weight_decay=0.1)])
+def test_sparse_gradients_take_the_steps_of_dense_ones(problem, recipe):
+    _, _, labels, order = problem
+    tokens = torch.randint(0, 9, (40, 5), generator=make_generator(0))
+    models = []
+    for sparse in (False, True):
+        with seeded(1, "model"):
+            model = nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Linear(20, 3)).double()
+        train(model, tokens, labels, order, OBJECTIVE, learning_rate=0.1, stepper=stepper(recipe))
+        models.append(model)
+    assert_same(*models)

@@ -5,7 +5,7 @@ to be forgotten. Observers watch; they never take part.
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -199,7 +199,7 @@ def check_lone_examples(
     labels: Tensor,
     order: BatchOrder,
     loss_fn: LossFn,
-    forget: Collection[int] = (),
+    forget: frozenset[int] = frozenset(),
 ) -> None:
     """Raise if a step of M, or what M' keeps of it, is one example of which batch norm takes no statistics.
 
@@ -208,7 +208,7 @@ def check_lone_examples(
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     for step, batch in enumerate(order):
-        kept = [example for example in batch if example not in forget]
+        kept = batch if forget.isdisjoint(batch) else [i for i in batch if i not in forget]
         for name, part in (("M", batch), ("M'", kept)):
             if len(part) == 1:
                 lone = inputs[list(part)], labels[list(part)]

@@ -47,10 +47,7 @@ class ExampleJacobians:
             if self._together:
                 try:
                     return self._all(examples)
-                except (
-                    RuntimeError,
-                    ValueError,
-                ):  # what is wrong with the model itself is raised again below
+                except (RuntimeError, ValueError):  # what is wrong with the model is raised again below
                     self._together = False
             try:
                 return self._one_by_one(examples)

@@ -152,7 +152,7 @@ class Problem:
         for example in self.examples:
             check_integer("an example of `order`", example, maximum=len(self.labels) - 1)
         object.__setattr__(self, "forget", self.order.check("forget", self.forget, total=len(self.labels)))
-        check_lone_examples(self.model, self.inputs, self.labels, self.order, self.loss_fn, self.forget)
+        check_lone_examples(self.model, self.inputs, self.labels, self.order, self.loss_fn, self._gone)
 
     # Training, once
 
