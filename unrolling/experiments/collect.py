@@ -329,6 +329,6 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
             )
         row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
         row["e_root"] = error_from_roots(record, t)
-        row |= {name: record.result[name] for name in _MEASURED_ONCE}
+        row |= {name: record.result[name] for name in _MEASURED_ONCE if name in record.result}
         rows.append({**row, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)
