@@ -75,7 +75,7 @@ def test_error_with_roots_takes_the_samples_up_to_then():
 
 
 def test_an_epoch_that_was_not_recorded_is_named():
-    with pytest.raises(InputError, match="did not record step 8, the end of epoch 4"):
+    with pytest.raises(InputError, match="no row at step 8, the end of epoch 4"):
         after_epochs([record()], 4)
 
 

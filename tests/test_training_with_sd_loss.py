@@ -86,7 +86,7 @@ def test_the_end_of_an_epoch_is_found_whatever_its_number_of_steps():
     assert after_epochs(short + long)["step"].tolist() == [30, 20]
     assert after_epochs(short)[["num_classes", "accuracy_pretrained"]].to_numpy().tolist() == [[10, 0.9]]
     with pytest.raises(
-        InputError, match=r"did not record step 60, the end of epoch 2; recorded steps are \[10, 20, 30\]"
+        InputError, match=r"has no row at step 60, the end of epoch 2; recorded steps are \[10, 20, 30\]"
     ):
         after_epochs(short, 2)
 

@@ -357,11 +357,11 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
         trace, t = record.result["trace"], num_epochs * record.result["steps_per_epoch"]
         if t not in trace["step"]:
             raise InputError(
-                f"run {record.address} did not record step {t}, the end of epoch {num_epochs}; "
+                f"run {record.address} has no row at step {t}, the end of epoch {num_epochs}; "
                 f"recorded steps are {trace['step']}."
             )
         row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
         row["e_root"] = error_from_roots(record, t)
-        row |= {name: record.result[name] for name in _MEASURED_ONCE}
+        row |= {name: record.result[name] for name in _MEASURED_ONCE if name in record.result}
         rows.append({**row, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)
