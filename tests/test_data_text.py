@@ -247,3 +247,19 @@ def test_lengths_must_belong_to_the_examples(tokenizer):
         InputError, match=r"toy: expected one length per train input, got \(4,\) lengths of 5"
     ):
         type(dataset)(**(vars(dataset) | {"train_lengths": torch.ones(4)}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        ("a b", 10, "texts must be several texts"),
+        (None, 10, "texts must be several texts"),
+        ([1, 2], 10, r"texts must be texts, got 1 \(int\)"),
+        (["a\ud800"], 10, "texts must be texts"),
+        (["a b"], 10**12, "vocab_size must be between 1 and 1000000"),
+        (["a b"], "10", "vocab_size must be a whole number"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_learnt_is_one_error(texts, size, message):
+    with pytest.raises(InputError, match=message):
+        learn_wordpiece(texts, size)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -239,3 +240,35 @@ def test_initial_weights_have_pytorchs_default_spread():
 def test_wrong_arguments_are_explained(arguments, message):
     with pytest.raises(InputError, match=message):
         build_model(**{"num_classes": 10, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("mlp", 10), {"input_shape": 5}, "input_shape must be one size per axis"),
+        (("mlp", 10), {"input_shape": None}, "input_shape must be one size per axis"),
+        (("mlp", 10), {"input_shape": "8"}, "input_shape must be one size per axis"),
+        (("linear", 10), {"input_shape": (10**9, 10**9)}, "must be between 1 and 10000000, got 1000000000"),
+        (
+            ("linear", 10),
+            {"input_shape": (10**7, 10**7, 10**7)},
+            "cannot build 'linear' .*Choose smaller numbers",
+        ),
+        (("mlp", 10**12), {}, "num_classes must be between 2 and 10000000"),
+        (("mlp", 10), {"width": 10**12}, "width must be between 1 and 10000000"),
+        (("mlp", 10), {"width": 10**30}, "width must be between 1 and 10000000"),
+        (("distilbert-small", 2), {"input_shape": (8,), "vocab_size": 10**12}, "vocab_size must be between"),
+        (("distilbert-small", 2), {"input_shape": (10**12,)}, "tokens of input_shape must be between"),
+        ((5, 10), {}, "unknown model 5"),
+        ((None, 10), {}, "unknown model None"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_error(arguments, settings, message):
+    with pytest.raises(InputError, match=message) as raised:
+        build_model(*arguments, **settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_sizes_of_numpy_are_what_they_are():
+    model = build_model("mlp", np.int64(10), input_shape=np.array([1, 8, 8]), width=np.int32(4))
+    assert model[1].weight.shape == (4, 64)
