@@ -1,5 +1,6 @@
 """Networks by name."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from unrolling.models.vgg import VGG, VGG19, VGG_SMALL
 
 #: The largest number of units, channels, classes, tokens or pixels along an axis.
 LARGEST_SIZE = 10_000_000
+#: The largest number of numbers in one input.
+LARGEST_INPUT = 10**9
 #: What the axes of one input are.
 IMAGE, TOKENS, ANY = ("channels", "height", "width"), ("tokens",), ()
 
@@ -181,6 +184,8 @@ def build_model(
         raise InputError(f"input_shape of {name!r} must be ({expected}), got {tuple(input_shape)}.")
     for axis, size in zip(axes, input_shape, strict=True):
         check_integer(f"{axis} of input_shape", size, minimum=1, maximum=LARGEST_SIZE)
+    if math.prod(map(int, input_shape)) > LARGEST_INPUT:
+        raise InputError(f"input_shape {input_shape} has more than {LARGEST_INPUT:,} numbers. Choose less.")
     if width is None:
         width = known.width or 0
     elif known.width is None:
