@@ -209,7 +209,7 @@ def test_odd_texts_have_a_documented_form(tokenizer):
     assert rows[3:5] == [[2, film, 3]] * 2
     for row in rows[5:]:  # a special token's name is text
         assert set(row[1:-1]).isdisjoint({0, 2, 3})
-    with pytest.raises(InputError, match="max_tokens must be at least 3, got 2"):
+    with pytest.raises(InputError, match="max_tokens must be between 3 and 2147483647, got 2"):
         encode(toy(), tokenizer, max_tokens=2)
 
 

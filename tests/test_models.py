@@ -228,7 +228,7 @@ def test_initial_weights_have_pytorchs_default_spread():
             r"input_shape of 'vgg-small' must be \(channels, height, width\), got \(8, 8\)",
         ),
         ({"name": "vgg-small", "input_shape": (1, 0, 8)}, "height of input_shape must be between 1 and"),
-        ({"name": "mlp", "input_shape": (1, 0, 8)}, "axis 1 of input_shape must be at least 1"),
+        ({"name": "mlp", "input_shape": (1, 0, 8)}, "axis 1 of input_shape must be between 1 and"),
         ({"name": "linear", "input_shape": ()}, r"must be \(one size per axis\), got \(\)"),
         (
             {"name": "vgg19", "input_shape": (3, 32, 31)},
