@@ -244,7 +244,7 @@ def test_a_part_of_encoded_texts_keeps_their_lengths(tokenizer):
 def test_lengths_must_belong_to_the_examples(tokenizer):
     dataset = encode(toy(), tokenizer)
     with pytest.raises(
-        InputError, match=r"toy: expected one length per train input, got \(4,\) lengths of 5"
+        InputError, match=r"toy: expected one length per train input, a tensor, got \(4,\) for 5 inputs"
     ):
         type(dataset)(**(vars(dataset) | {"train_lengths": torch.ones(4)}))
 
