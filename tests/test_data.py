@@ -70,6 +70,19 @@ def make_dataset(**changes):
         ({"test_inputs": torch.full((50, 1), -float("inf"))}, "test inputs must be finite"),
         ({"test_inputs": torch.zeros(50, 2)}, "train and test inputs must be alike"),
         ({"test_inputs": torch.zeros(50, 1, dtype=torch.float64)}, "train and test inputs must be alike"),
+        ({"train_inputs": [[1.0]] * 100}, "train inputs must be a tensor of real examples, got a list"),
+        (
+            {"train_inputs": np.zeros((100, 1))},
+            "train inputs must be a tensor of real examples, got a ndarray",
+        ),
+        ({"train_inputs": torch.tensor(1.0)}, "train inputs must be a tensor of real examples"),
+        ({"train_inputs": torch.zeros(100, 1, dtype=torch.complex64)}, "got a torch.complex64 tensor"),
+        ({"train_inputs": torch.zeros(100, 0)}, "train inputs must not be empty"),
+        ({"train_labels": [0] * 100}, "train labels must be an int64 tensor, got a list"),
+        ({"class_names": None}, "class_names must be a tuple of texts, got None"),
+        ({"class_names": "abc"}, "class_names must be a tuple of texts, got 'abc'"),
+        ({"class_names": (0, 1, 2)}, "class_names must be a tuple of texts"),
+        ({"train_lengths": [1] * 100}, "one length per train input, a tensor"),
     ],
 )
 def test_a_dataset_that_does_not_fit_together_is_refused(changes, message):
@@ -125,6 +138,13 @@ def test_subsets_with_other_test_examples_have_another_fingerprint():
 def test_a_subset_cannot_be_larger_than_the_data(num_train, num_test, name):
     with pytest.raises(InputError, match=f"{name} must be between 1 and"):
         make_dataset().subset(num_train, num_test, make_generator(0))
+
+
+@pytest.mark.parametrize("generator", [5, None, np.random.default_rng(0)])
+def test_a_subset_takes_a_generator_of_pytorch(generator):
+    for draw in (make_dataset().subset, make_dataset().more_training_data):
+        with pytest.raises(InputError, match=r"generator must be a torch\.Generator, .* make_generator"):
+            draw(50, 10, generator)
 
 
 def test_channel_statistics_are_those_of_numpy():

@@ -209,7 +209,7 @@ def test_odd_texts_have_a_documented_form(tokenizer):
     assert rows[3:5] == [[2, film, 3]] * 2
     for row in rows[5:]:  # a special token's name is text
         assert set(row[1:-1]).isdisjoint({0, 2, 3})
-    with pytest.raises(InputError, match="max_tokens must be at least 3, got 2"):
+    with pytest.raises(InputError, match="max_tokens must be between 3 and 2147483647, got 2"):
         encode(toy(), tokenizer, max_tokens=2)
 
 
@@ -244,6 +244,22 @@ def test_a_part_of_encoded_texts_keeps_their_lengths(tokenizer):
 def test_lengths_must_belong_to_the_examples(tokenizer):
     dataset = encode(toy(), tokenizer)
     with pytest.raises(
-        InputError, match=r"toy: expected one length per train input, got \(4,\) lengths of 5"
+        InputError, match=r"toy: expected one length per train input, a tensor, got \(4,\) for 5 inputs"
     ):
         type(dataset)(**(vars(dataset) | {"train_lengths": torch.ones(4)}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        ("a b", 10, "texts must be several texts"),
+        (None, 10, "texts must be several texts"),
+        ([1, 2], 10, r"texts must be texts, got 1 \(int\)"),
+        (["a\ud800"], 10, "texts must be texts"),
+        (["a b"], 10**12, "vocab_size must be between 1 and 1000000"),
+        (["a b"], "10", "vocab_size must be a whole number"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_learnt_is_one_error(texts, size, message):
+    with pytest.raises(InputError, match=message):
+        learn_wordpiece(texts, size)

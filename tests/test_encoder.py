@@ -324,8 +324,8 @@ def test_which_runs_start_from_an_encoder():
             {"model": "mlp", "encoder_size": 0, "encoder_epochs": 0, "dropout": "shared"},
             "dropout is for models that read texts, got 'shared' for 'mlp'",
         ),
-        ({"max_tokens": 2}, "max_tokens must be at least 3"),
-        ({"vocab_size": 4}, "vocab_size must be at least 5"),
+        ({"max_tokens": 2}, "max_tokens must be between 3 and"),
+        ({"vocab_size": 4}, "vocab_size must be between 5 and"),
     ],
 )
 def test_settings_that_do_not_go_together_are_explained(settings, message):

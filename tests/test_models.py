@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -217,17 +218,17 @@ def test_initial_weights_have_pytorchs_default_spread():
             {"name": "resnet-18"},
             "unknown model 'resnet-18': expected one of .*linear, .*Did you mean 'resnet18'",
         ),
-        ({"name": "mlp", "width": 0}, "width must be at least 1, got 0"),
-        ({"name": "resnet18", "width": -4}, "width must be at least 1, got -4"),
+        ({"name": "mlp", "width": 0}, "width must be between 1 and 10000000, got 0"),
+        ({"name": "resnet18", "width": -4}, "width must be between 1 and 10000000, got -4"),
         ({"name": "vgg19", "width": 8.0}, "width must be a whole number"),
         ({"name": "linear", "width": 8}, "'linear' has no width"),
-        ({"name": "mlp", "num_classes": 1}, "num_classes must be at least 2"),
+        ({"name": "mlp", "num_classes": 1}, "num_classes must be between 2 and"),
         (
             {"name": "vgg-small", "input_shape": (8, 8)},
             r"input_shape of 'vgg-small' must be \(channels, height, width\), got \(8, 8\)",
         ),
-        ({"name": "vgg-small", "input_shape": (1, 0, 8)}, "height of input_shape must be at least 1"),
-        ({"name": "mlp", "input_shape": (1, 0, 8)}, "axis 1 of input_shape must be at least 1"),
+        ({"name": "vgg-small", "input_shape": (1, 0, 8)}, "height of input_shape must be between 1 and"),
+        ({"name": "mlp", "input_shape": (1, 0, 8)}, "axis 1 of input_shape must be between 1 and"),
         ({"name": "linear", "input_shape": ()}, r"must be \(one size per axis\), got \(\)"),
         (
             {"name": "vgg19", "input_shape": (3, 32, 31)},
@@ -239,3 +240,36 @@ def test_initial_weights_have_pytorchs_default_spread():
 def test_wrong_arguments_are_explained(arguments, message):
     with pytest.raises(InputError, match=message):
         build_model(**{"num_classes": 10, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("mlp", 10), {"input_shape": 5}, "input_shape must be one size per axis"),
+        (("mlp", 10), {"input_shape": None}, "input_shape must be one size per axis"),
+        (("mlp", 10), {"input_shape": "8"}, "input_shape must be one size per axis"),
+        (("linear", 10), {"input_shape": (10**9, 10**9)}, "must be between 1 and 10000000, got 1000000000"),
+        (
+            ("linear", 10),
+            {"input_shape": (10**7, 10**7, 10**7)},
+            "has more than 1,000,000,000 numbers",
+        ),
+        (("mlp", 10**7), {"width": 10**7}, r"cannot build 'mlp' .*Choose smaller numbers"),
+        (("mlp", 10**12), {}, "num_classes must be between 2 and 10000000"),
+        (("mlp", 10), {"width": 10**12}, "width must be between 1 and 10000000"),
+        (("mlp", 10), {"width": 10**30}, "width must be between 1 and 10000000"),
+        (("distilbert-small", 2), {"input_shape": (8,), "vocab_size": 10**12}, "vocab_size must be between"),
+        (("distilbert-small", 2), {"input_shape": (10**12,)}, "tokens of input_shape must be between"),
+        ((5, 10), {}, "unknown model 5"),
+        ((None, 10), {}, "unknown model None"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_error(arguments, settings, message):
+    with pytest.raises(InputError, match=message) as raised:
+        build_model(*arguments, **settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_sizes_of_numpy_are_what_they_are():
+    model = build_model("mlp", np.int64(10), input_shape=np.array([1, 8, 8]), width=np.int32(4))
+    assert model[1].weight.shape == (4, 64)

@@ -140,8 +140,8 @@ def test_which_models_read_texts_and_which_come_from_files():
     [
         ({"width": 5}, "width must be a multiple of 2, the number of heads, got 5"),
         ({"input_shape": (3, 32, 32)}, r"input_shape of 'distilbert-small' must be \(tokens\), got \(3, 32"),
-        ({"input_shape": (0,)}, "tokens of input_shape must be at least 1"),
-        ({"vocab_size": 3}, "vocab_size must be at least 5"),
+        ({"input_shape": (0,)}, "tokens of input_shape must be between 1 and"),
+        ({"vocab_size": 3}, "vocab_size must be between 5 and"),
         ({"dropout": 1.0}, "dropout must be below 1, got 1"),
         ({"dropout": -0.1}, "dropout must be at least 0"),
         ({"name": "hf:"}, "unknown model 'hf:'"),

@@ -47,8 +47,9 @@ def test_the_address_depends_on_settings_and_data_and_on_nothing_else():
 
 
 def test_results_that_are_not_numbers_are_refused(store):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        store.put(make_record(value=float("nan")))
+    for value, message in ((float("nan"), "not JSON compliant"), (object(), "not JSON serializable")):
+        with pytest.raises(StoreError, match=f"cannot be stored: .*{message}"):
+            store.put(make_record(value=value))
     assert store.addresses() == []
 
 

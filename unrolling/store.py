@@ -354,10 +354,13 @@ class Store:
         """Write a run; the file appears complete or not at all.
 
         Raises:
-            StoreError: If the folder cannot be written.
+            StoreError: If the folder cannot be written, or the record holds what JSON does not, such as NaN.
         """
-        path = self.path(record.address)
-        self._write(path, record.to_json() + "\n")
+        try:
+            path, text = self.path(record.address), record.to_json() + "\n"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError(f"this run cannot be stored: {shown(error, 200)}.") from error
+        self._write(path, text)
         return path
 
     def _write(self, path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolling._checks import DataError, InputError, check_integer
+from unrolling._checks import DataError, InputError, check_integer, shown
 
 
 def content_fingerprint(*parts: str | Tensor) -> str:
@@ -55,9 +55,16 @@ class Dataset:
             ("train", self.train_inputs, self.train_labels),
             ("test", self.test_inputs, self.test_labels),
         ):
+            if not isinstance(inputs, Tensor) or not inputs.ndim or inputs.is_complex():
+                kind = f"{inputs.dtype} tensor" if isinstance(inputs, Tensor) else type(inputs).__name__
+                raise InputError(
+                    f"{self.name}: {part} inputs must be a tensor of real examples, got a {kind}."
+                )
             got = f"inputs of shape {tuple(inputs.shape)}"
             check_labels(self.name, part, len(inputs), labels, self.class_names, got)
             # The extremes carry every NaN and infinity, and need no second array of this size.
+            if not inputs.numel():
+                raise InputError(f"{self.name}: {part} inputs must not be empty, got {got}.")
             if not torch.stack(inputs.aminmax()).isfinite().all():
                 raise InputError(f"{self.name}: {part} inputs must be finite, got NaN or infinity.")
         if (self.train_inputs.shape[1:], self.train_inputs.dtype) != (
@@ -69,10 +76,14 @@ class Dataset:
                 f"{tuple(self.train_inputs.shape[1:])} and {self.test_inputs.dtype} of shape "
                 f"{tuple(self.test_inputs.shape[1:])}."
             )
-        if self.train_lengths is not None and self.train_lengths.shape != self.train_labels.shape:
+        lengths = self.train_lengths
+        if lengths is None:
+            return
+        if not isinstance(lengths, Tensor) or lengths.shape != self.train_labels.shape:
+            got = tuple(lengths.shape) if isinstance(lengths, Tensor) else shown(lengths)
             raise InputError(
-                f"{self.name}: expected one length per train input, got {tuple(self.train_lengths.shape)} "
-                f"lengths of {len(self.train_labels)} inputs."
+                f"{self.name}: expected one length per train input, a tensor, got {got} for "
+                f"{len(self.train_labels)} inputs."
             )
 
     @property
@@ -139,6 +150,10 @@ def check_labels(
     Raises:
         InputError: If not, or if there are fewer than two classes.
     """
+    if not isinstance(class_names, tuple | list) or not all(isinstance(label, str) for label in class_names):
+        raise InputError(f"{name}: class_names must be a tuple of texts, got {shown(class_names)}.")
+    if not isinstance(labels, Tensor):
+        raise InputError(f"{name}: {part} labels must be an int64 tensor, got a {type(labels).__name__}.")
     if len(class_names) < 2:
         raise InputError(f"{name}: expected at least two classes, got {class_names}.")
     if not count or labels.shape != (count,):
@@ -162,6 +177,7 @@ def choose_subset(
     """Return the training and test indices, ascending, of :meth:`Dataset.subset`."""
     check_integer("num_train", num_train, minimum=1, maximum=len(train_labels))
     check_integer("num_test", num_test, minimum=1, maximum=len(test_labels))
+    _check_generator(generator)
     train, test = (_shuffled(labels, generator) for labels in (train_labels, test_labels))
     return train[:num_train].sort().values, test[:num_test].sort().values
 
@@ -175,7 +191,15 @@ def choose_more(train_labels: Tensor, num_train: int, num_more: int, generator: 
             f"num_more must be at most {left}, what {num_train} of {len(train_labels)} training "
             f"examples leave, got {num_more}. Choose a smaller subset to train on."
         )
+    _check_generator(generator)
     return _shuffled(train_labels, generator)[num_train : num_train + num_more].sort().values
+
+
+def _check_generator(generator: Any) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator must be a torch.Generator, got {shown(generator)}. Make one: make_generator(seed)."
+        )
 
 
 def subset_description(dataset: Any, num_train: int, num_test: int) -> str:

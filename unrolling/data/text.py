@@ -1,5 +1,6 @@
 """Texts that wait for a tokeniser, a vocabulary learnt from them, and texts as numbers."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrolling._checks import DataError, InputError, check_integer
+from unrolling._checks import DataError, InputError, check_integer, shown
 from unrolling.data.dataset import (
     Dataset,
     check_labels,
@@ -22,6 +23,9 @@ from unrolling.data.dataset import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+#: Word pieces at most of a vocabulary; BERT's has 30,522.
+LARGEST_VOCABULARY = 1_000_000
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what stands for bytes that are no UTF-8
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # numbers 0 to 3
 
 
@@ -54,6 +58,8 @@ class TextDataset:
             ("train", self.train_texts, self.train_labels),
             ("test", self.test_texts, self.test_labels),
         ):
+            if not isinstance(texts, tuple | list):
+                raise InputError(f"{self.name}: {part} texts must be a tuple, got {shown(texts)}.")
             check_labels(self.name, part, len(texts), labels, self.class_names, f"{len(texts)} texts")
             for i, text in enumerate(texts):
                 if not isinstance(text, str):
@@ -181,7 +187,13 @@ def learn_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         DataError: If ``tokenizers`` is missing.
     """
     tokenizers = _tokenizers()
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InputError(f"texts must be several texts, as in a list, got {shown(texts)}.")
     texts = list(texts)
+    for text in texts:
+        if not isinstance(text, str) or (not text.isascii() and _SURROGATE.search(text)):
+            raise InputError(f"texts must be texts, got {shown(text)} ({type(text).__name__}) among them.")
+    check_integer("vocab_size", vocab_size, minimum=1, maximum=LARGEST_VOCABULARY)
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -191,7 +203,6 @@ def learn_wordpiece(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     # The library numbers characters in the order of a hash table that differs from process to process, and
     # breaks ties between merges by these numbers. Naming all characters beforehand fixes both.
     first = [*_SPECIAL, *characters, *(f"##{character}" for character in inside)]
-    check_integer("vocab_size", vocab_size, minimum=1)
     if vocab_size < len(first):
         raise InputError(
             f"vocab_size must be at least {len(first)} for texts of {len(characters)} different characters, "
@@ -243,7 +254,9 @@ def encode(
     """
     fingerprint = encoded_fingerprint(dataset, tokenizer, max_tokens=max_tokens, source=source)
     tokenizer = _plain(tokenizer)
-    check_integer("max_tokens", max_tokens, minimum=tokenizer.num_special_tokens_to_add(False) + 1)
+    least = tokenizer.num_special_tokens_to_add(False) + 1
+    check_integer("max_tokens", max_tokens, minimum=least, maximum=2**31 - 1)
+    check_integer("pad", pad, maximum=2**31 - 1)
     tokenizer.enable_truncation(max_tokens)
     tokenizer.encode_special_tokens = True
     train, test = _numbers(tokenizer, dataset.train_texts), _numbers(tokenizer, dataset.test_texts)
@@ -266,10 +279,14 @@ def encoded_fingerprint(
     dataset: TextDataset, tokenizer: "Tokenizer", *, max_tokens: int = 512, source: str = ""
 ) -> str:
     """Return the fingerprint of what :func:`encode` returns, without splitting a text."""
+    if not isinstance(dataset, TextDataset):
+        raise InputError(f"dataset must be a TextDataset, got {type(dataset).__name__}.")
     return content_fingerprint(dataset.fingerprint, _plain(tokenizer).to_str(), str(max_tokens), source)
 
 
 def _plain(tokenizer: "Tokenizer") -> "Tokenizer":
+    if not isinstance(tokenizer, _tokenizers().Tokenizer):
+        raise InputError(f"tokenizer must be one of the tokenizers library, got {type(tokenizer).__name__}.")
     # A copy, because truncation is a state of the tokeniser.
     copy = _tokenizers().Tokenizer.from_str(tokenizer.to_str())
     copy.no_padding()

@@ -52,6 +52,8 @@ class Experiment:
         settings = {**self.fixed, **self.parameters, **changes}
         num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1, maximum=MOST_SEEDS)
         configs = []
+        if not isinstance(part, Iterable):
+            check_choice("part", part, self.parts)
         for name in (part,) if isinstance(part, str) else part:
             check_choice("part", name, self.parts)
             grid = self.parts[name] | {"seed": list(range(num_seeds))}

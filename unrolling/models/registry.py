@@ -1,14 +1,15 @@
 """Networks by name."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
+from unrolling._checks import InputError, check_choice, check_integer, check_real, shown
 from unrolling._folders import data_root
 from unrolling.models.linear import linear, mlp
 from unrolling.models.pretrained import PREFIX, find_pretrained
@@ -16,6 +17,10 @@ from unrolling.models.resnet import ResNet
 from unrolling.models.text import distilbert_small, pretrained_classifier
 from unrolling.models.vgg import VGG, VGG19, VGG_SMALL
 
+#: The largest number of units, channels, classes, tokens or pixels along an axis.
+LARGEST_SIZE = 10_000_000
+#: The largest number of numbers in one input.
+LARGEST_INPUT = 10**9
 #: What the axes of one input are.
 IMAGE, TOKENS, ANY = ("channels", "height", "width"), ("tokens",), ()
 
@@ -164,22 +169,43 @@ def build_model(
         2410
     """
     known = _ARCHITECTURES.get(check_model(name)) or _pretrained(name)
-    check_integer("num_classes", num_classes, minimum=2)
-    check_integer("vocab_size", vocab_size, minimum=5)
+    check_integer("num_classes", num_classes, minimum=2, maximum=LARGEST_SIZE)
+    check_integer("vocab_size", vocab_size, minimum=5, maximum=LARGEST_SIZE)
     if check_real("dropout", dropout, minimum=0) >= 1:
         raise InputError(f"dropout must be below 1, got {dropout:g}.")
+    if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
+        raise InputError(
+            f"input_shape must be one size per axis, such as (3, 32, 32), got {shown(input_shape)}."
+        )
+    input_shape = tuple(input_shape)
     axes = known.axes or tuple(f"axis {i}" for i in range(len(input_shape)))
     if len(input_shape) != len(axes) or not axes:
         expected = ", ".join(known.axes) or "one size per axis"
         raise InputError(f"input_shape of {name!r} must be ({expected}), got {tuple(input_shape)}.")
     for axis, size in zip(axes, input_shape, strict=True):
-        check_integer(f"{axis} of input_shape", size, minimum=1)
+        check_integer(f"{axis} of input_shape", size, minimum=1, maximum=LARGEST_SIZE)
+    if math.prod(map(int, input_shape)) > LARGEST_INPUT:
+        raise InputError(f"input_shape {input_shape} has more than {LARGEST_INPUT:,} numbers. Choose less.")
     if width is None:
         width = known.width or 0
     elif known.width is None:
         raise InputError(f"model {name!r} has no width, got width={width}. Leave it out.")
     else:
-        check_integer("width", width, minimum=1)
-    return known.build(
-        _Wanted(name, tuple(input_shape), num_classes, width, vocab_size, dropout, data_root(root))
+        check_integer("width", width, minimum=1, maximum=LARGEST_SIZE)
+    wanted = _Wanted(
+        name,
+        tuple(map(int, input_shape)),
+        int(num_classes),
+        int(width),
+        int(vocab_size),
+        dropout,
+        data_root(root),
     )
+    try:
+        return known.build(wanted)
+    except (MemoryError, RuntimeError) as error:  # PyTorch's own word for memory that there is not
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"cannot build {name!r} of width {width} for inputs of {wanted.input_shape}: "
+            f"{reason[0] if reason else 'not enough memory'} Choose smaller numbers."
+        ) from error
