@@ -421,3 +421,10 @@ def test_unknown_claims_are_refused(cli):
     answer = cli("claims", "T99")
     assert answer.returncode == 2
     assert "unknown claim 'T99'" in answer.stderr
+
+
+def test_encoders_and_tables_are_listed_like_runs(cli):
+    for folder, text in (("encoders", "encoder of 20,000 texts"), ("taxonomy", "16 methods by 21 metrics")):
+        listed = cli("store", "list", "--store", published_store("small").root / folder)
+        assert listed.returncode == 0
+        assert text in listed.stdout

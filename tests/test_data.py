@@ -826,6 +826,23 @@ def test_the_root_is_the_argument_then_the_environment_then_data(tmp_path, files
     assert load_dataset("image_folder", root=str(one)).description.startswith("image folder one,")
 
 
+def test_a_notebook_finds_the_data_of_the_project(tmp_path, files, monkeypatch):
+    # make book, papermill --cwd notebooks and Jupyter all run notebooks in notebooks/
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "notebooks").mkdir(parents=True)
+    write_tree(project / "data", files)
+    monkeypatch.setattr("unrolling._folders._PROJECT", project)
+    monkeypatch.chdir(project / "notebooks")
+    with pytest.raises(DataError):
+        load_dataset("image_folder")  # a folder above an installed package is nobody's project
+    (project / "pyproject.toml").touch()
+    assert load_dataset("image_folder").description.startswith("image folder data,")
+    (elsewhere / "data").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(DataError):
+        load_dataset("image_folder")
+
+
 def test_find_datasets_says_what_is_there_and_why_not(tmp_path, files):
     (tmp_path / "cifar10-jpeg.tar.xz").write_bytes(b"only looked at")
     found = {name: (available, where) for name, available, where in find_datasets(tmp_path)}

@@ -149,6 +149,13 @@ def test_a_wrong_type_or_value_stops_every_page_with_one_line(page):
         ),
         ("12_beyond_the_first_sum", {"train_size": 63}, "train_size must be at least 64, got 63"),
         ("13_l2_penalty", {"train_size": 16}, "batch_size must be at most train_size, got 32 and 16"),
+        (
+            "13_l2_penalty",
+            {"train_size": 64},
+            "train_size must be a multiple of 192 on this page, whose runs",
+        ),
+        ("13_l2_penalty", {"train_size": 1000}, "compared at the ends of epochs: take 960, got 1000."),
+        ("14_influence_of_pretraining", {"train_size": 480}, "a multiple of 288 on this page"),
         ("15_conventions", {"train_size": 64}, "train_size must make 8 batches an epoch"),
         (
             "04_unlearning_error",

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from unrolling._checks import InputError, check_choice, check_integer, check_real
-from unrolling.data import DATASETS
+from unrolling._checks import DataError, InputError, check_choice, check_integer, check_real
+from unrolling.data import DATASETS, load_dataset
 from unrolling.experiments.config import RunConfig, config_from
 from unrolling.experiments.matrices import matrix_config, read_classes
 from unrolling.experiments.profiles import Scalar, load_profile, notebook_parameters
@@ -31,6 +31,14 @@ _RANGES_OF_PAGES: dict[str, dict[str, Callable[[str, Any], object]]] = {
     # two steps an epoch, of batches of 32
     "12_beyond_the_first_sum": {"train_size": _whole(minimum=64)},
 }
+#: Pages that compare runs at the ends of epochs.
+_COMPARES_EPOCHS = (
+    "06_training_with_sd_loss",
+    "07_proxy",
+    "13_l2_penalty",
+    "14_influence_of_pretraining",
+    "16_amnesiac",
+)
 
 
 def page_parameters(page: str) -> dict[str, Scalar]:
@@ -66,29 +74,61 @@ def check_page(page: str, values: Mapping[str, Any]) -> None:
     profile = load_profile(values["profile"])
     _check_kinds(defaults, values)
     settings = {field.name for field in fields(RunConfig)}.intersection(values)
-    configs = [config_from({name: values[name] for name in settings})]
+    of_page = config_from({name: values[name] for name in settings})
+    if of_page.train_size:
+        _check_batches(of_page, of_page.train_size)
+    size_of = cache(_size_of)
     for experiment in profile.experiments.values():
         if experiment.notebook == page:
             own = {name: values[name] for name in experiment.parameters if name in values}
-            configs += experiment.configs(experiment.parts, **own)
-    for config in configs:
-        _check_batches(config)
+            for part in experiment.parts:
+                compared = page in _COMPARES_EPOCHS and part != "steps"  # those are read at every step
+                for config in experiment.configs(part, **own):
+                    _check_run(config, size_of, compared)
     if page == "01_taxonomy":
         matrix_config(values)
         read_classes("net_classes", values["net_classes"])
 
 
-def _check_batches(config: RunConfig) -> None:
-    """Raise unless the run's data have the batches that it forgets; of all data the size is not known yet."""
-    size, batch = config.train_size, config.batch_size
-    if 0 < size < batch:
+def _check_run(config: RunConfig, size_of: Callable[[str], int], compared: bool) -> None:
+    """Raise unless the run has the batches it forgets and, if it is ``compared``, records ends of epochs."""
+    recording = compared and config.record_every > 0 and config.epochs > 1  # the last step always is
+    size = config.train_size or (size_of(config.dataset) if recording else 0)
+    if size:
+        _check_batches(config, size)
+        if recording:
+            _check_recording(config, size)
+
+
+def _check_batches(config: RunConfig, size: int) -> None:
+    """Raise unless ``size`` training examples make the batches that the run forgets."""
+    batch, needed = config.batch_size, config.forget_batch + config.forget_count
+    if size < batch:
         raise InputError(f"batch_size must be at most train_size, got {batch} and {size}.")
-    needed = config.forget_batch + config.forget_count
-    if size and needed > math.ceil(size / batch):
+    if needed > math.ceil(size / batch):
         raise InputError(
             f"train_size must make {needed} batches an epoch for what is forgotten on this page, got {size} "
             f"examples in batches of {batch}."
         )
+
+
+def _check_recording(config: RunConfig, size: int) -> None:
+    """Raise unless the run records the end of an epoch of ``size`` training examples."""
+    every, batch = config.record_every, config.batch_size
+    if math.ceil(size / batch) % every:
+        fits = max(1, size // (batch * every)) * batch * every
+        raise InputError(
+            f"train_size must be a multiple of {batch * every} on this page, whose runs record every {every} "
+            f"steps of {batch} examples and are compared at the ends of epochs: take {fits}, got {size}."
+        )
+
+
+def _size_of(dataset: str) -> int:
+    """Return how many training examples there are, 0 if the data are not here."""
+    try:
+        return len(load_dataset(dataset).train_labels)
+    except DataError:  # runs that are stored are shown without them
+        return 0
 
 
 def _check_type(name: str, value: object, default: Scalar) -> None:
