@@ -17,15 +17,14 @@ from unrolling.expansion import expand_sgd
 from unrolling.experiments.ledger import check
 from unrolling.losses import Objective
 from unrolling.methods.single_gradient import single_gradient_unlearn
+from unrolling.model_loss import batch_loss, gradient
 from unrolling.models import build_model
 from unrolling.paper import Finding
 from unrolling.parameters import (
     Params,
     add,
-    batch_loss,
     distance,
     from_vector,
-    gradient,
     norm,
     snapshot,
     to_vector,
