@@ -527,6 +527,14 @@ def test_numbers_too_large_to_measure_are_a_diverged_run(tiny, monkeypatch):
         execute(config, dataset)
 
 
+def test_a_measurement_that_is_infinite_is_a_diverged_run(tiny, monkeypatch):
+    """Records hold finite numbers only."""
+    monkeypatch.setattr(run_module, "verification_error", lambda *weights: math.inf)
+    config, dataset = tiny
+    with pytest.raises(DivergedError, match="diverged within 3 steps"):
+        execute(config, dataset)
+
+
 def test_devices_are_chosen_by_name_or_precision():
     single, double = RunConfig(dtype="float32"), RunConfig(dtype="float64")
     assert choose_device("auto", double).type == "cpu"
