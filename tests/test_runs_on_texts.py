@@ -348,7 +348,7 @@ def test_dropout_changes_a_run_and_independent_masks_change_v(store):
         == traces["independent"]["weight_change"]
         != traces["off"]["weight_change"]
     )
-    assert traces["shared"]["v_nothing"][-1] < traces["independent"]["v_nothing"][-1]
+    assert traces["shared"]["v_nothing"] != traces["independent"]["v_nothing"]
 
 
 # The same bits
