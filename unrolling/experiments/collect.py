@@ -208,12 +208,19 @@ def _find_addresses(
                 fingerprints[key] = data_fingerprint(config)
             except DataError as error:
                 absent[key] = error
-    fingerprints |= stored_fingerprints(absent, lambda own: data_settings(config_from(own)), places)
+    fingerprints |= stored_fingerprints(absent, _data_settings_of, places)
     keys = map(data_settings, configs)
     return [
         make_address(config.to_dict(), fingerprints.get(key, "not here"))
         for config, key in zip(configs, keys, strict=True)
     ], absent
+
+
+def _data_settings_of(settings: dict[str, Any]) -> tuple[Any, ...] | None:
+    try:
+        return data_settings(config_from(settings))
+    except InputError:  # of a version that has other settings
+        return None
 
 
 def _look_up(address: str, places: Sequence[Store]) -> Record | None:

@@ -25,6 +25,7 @@ from unrolling.methods.linear_model import (
 from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem
 from unrolling.parameters import Params
 from unrolling.seeding import make_generator
+from unrolling.surroundings import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,7 @@ class CertifiedRemoval(Unlearned):
     retrained: bool
 
 
+@full_precision()
 def train_certified(
     inputs: Tensor, targets: Tensor, settings: RemovalSettings, *, generator: torch.Generator
 ) -> CertifiedModel:
@@ -134,6 +136,7 @@ def train_certified(
     return _train(inputs, targets, settings, generator)[0]
 
 
+@full_precision()
 def certified_removal(
     model: CertifiedModel,
     inputs: Tensor,

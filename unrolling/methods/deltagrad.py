@@ -19,6 +19,7 @@ from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, check_same_parameters, from_vector, to_vector
+from unrolling.surroundings import full_precision
 
 Pair = tuple[Tensor, Tensor]
 
@@ -78,6 +79,7 @@ class DeltaGradReplay(Unlearned):
     replayed_steps: int
 
 
+@full_precision()
 def deltagrad_unlearn(
     final_params: Params,
     trajectory: Iterable[Params],

@@ -23,9 +23,11 @@ from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, check_same_parameters, load_parameters, trainable
 from unrolling.seeding import make_generator
+from unrolling.surroundings import full_precision
 from unrolling.training import independent_copy
 
 
+@full_precision()
 def diagonal_fisher(model: nn.Module, params: Params, inputs: Tensor, *, chunk_size: int = 32) -> Params:
     r"""Return the diagonal of the Fisher information, with labels drawn from the model, in expectation.
 
@@ -49,6 +51,7 @@ def diagonal_fisher(model: nn.Module, params: Params, inputs: Tensor, *, chunk_s
     return _fisher_and_passes(model, params, inputs, chunk_size)[0]
 
 
+@full_precision()
 def fisher_scrub_unlearn(
     final_params: Params,
     model: nn.Module,

@@ -15,6 +15,7 @@ from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, snapshot, training_mode
 from unrolling.seeding import make_generator
+from unrolling.surroundings import full_precision
 
 FILTRATIONS: dict[str, str] = {
     "naive": "leave the class's logit out, nothing more",
@@ -90,6 +91,7 @@ def filtration_matrix(
     return torch.linalg.solve(class_means.double(), wanted.double(), left=False).to(wanted.dtype)
 
 
+@full_precision()
 def linear_filtration_unlearn(
     model: nn.Module,
     inputs: Tensor,

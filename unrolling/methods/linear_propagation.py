@@ -17,8 +17,10 @@ from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, to_vector
+from unrolling.surroundings import full_precision
 
 
+@full_precision()
 def linear_propagation_unlearn(
     final_params: Params,
     trajectory: Iterable[tuple[Params, Loss]],

@@ -17,6 +17,7 @@ from unrolling.methods.problem import NotApplicable, Outcome, Problem, as_model
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add, from_vector, to_vector
 from unrolling.seeding import make_generator
+from unrolling.surroundings import full_precision
 
 
 def full_hessian(loss: Loss, params: Params) -> Tensor:
@@ -98,6 +99,7 @@ def gaussian_noise_scale(shift: float, *, epsilon: float, delta: float) -> float
     return shift / epsilon * math.sqrt(2 * math.log(1.25 / delta))
 
 
+@full_precision()
 def newton_unlearn(
     params: Params,
     hessian: Tensor,

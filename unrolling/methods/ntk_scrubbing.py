@@ -23,9 +23,11 @@ from unrolling.parameters import (
     to_vector,
     trainable,
 )
+from unrolling.surroundings import full_precision
 from unrolling.training import independent_copy
 
 
+@full_precision()
 def ntk_scrub_unlearn(
     final_params: Params,
     initial_params: Params,

@@ -15,8 +15,10 @@ from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, to_vector
+from unrolling.surroundings import full_precision
 
 
+@full_precision()
 def second_order_unlearn(
     final_params: Params,
     initial_params: Params,
