@@ -7,7 +7,7 @@ experiment; the experiment itself is plain SGD throughout.
 
 It has the precision of the runs that start from it. AdamW divides every gradient by its own size, so where
 one is 0 but for rounding, as that of an attention's key biases, it takes whole steps in the direction of the
-rounding error: in float32 the weights depend on the processor in their second digit, in float64 hardly.
+rounding error: weights of two processors end 0.02 apart in float32, and 1e-11 or less in float64.
 """
 
 import hashlib
