@@ -297,10 +297,6 @@ def test_training_and_evaluation_mode_measure_different_hessians(small_net):
 def test_bad_input_is_named():
     params = {"w": torch.ones(2)}
     square = quadratic(torch.eye(2))
-    with pytest.raises(InputError, match="generator"):
-        top_singular_value(square, params)
-    with pytest.raises(InputError, match="generator"):
-        top_singular_value(square, params, start="gradient")
     with pytest.raises(InputError, match="'gradient' or None, got 'warm'"):
         top_singular_value(square, params, start="warm", generator=make_generator(0))
     with pytest.raises(InputError, match="'gradient' or None, got Tensor"):
@@ -309,6 +305,8 @@ def test_bad_input_is_named():
         hvp(lambda p: p["w"], params, params)
     with pytest.raises(InputError, match=r"Use dict\(model.named_parameters"):
         hvp(square, [torch.ones(2)], params)
+    with pytest.raises(InputError, match="`start` must be finite"):
+        top_singular_value(square, params, start={"w": torch.tensor([1.0, torch.nan])})
     with pytest.raises(InputError, match="must not be zero"):
         top_singular_value(square, params, start={"w": torch.zeros(2)})
     with pytest.raises(InputError, match="diverged"):
@@ -374,6 +372,15 @@ def test_estimates_never_fall_and_end_at_the_value():
     assert len(found.estimates) == found.hvps > 5
     assert list(found.estimates) == sorted(found.estimates)
     assert found.estimates[-1] == found.value
+
+
+def test_without_a_generator_every_call_starts_alike():
+    matrix = spectrum_matrix(SPECTRA["dense band"])
+    params = {"w": torch.zeros(80).double()}
+    one, two = (top_singular_value(quadratic(matrix), params, max_hvps=4) for _ in range(2))
+    assert one.estimates == pytest.approx(two.estimates, rel=1e-12)
+    other = top_singular_value(quadratic(matrix), params, max_hvps=4, generator=make_generator(7))
+    assert abs(other.value / one.value - 1) > 1e-6
 
 
 def test_a_start_from_the_gradient_saves_products_where_the_gradient_is_in_the_top_space():

@@ -221,7 +221,6 @@ def test_every_bad_set_is_refused_in_one_line(function):
         bad["out of range"] = ([2, 99], "example 99 is at no step of this order")
     if function in (
         "train",
-        "BatchOrder.without",
         "deltagrad_unlearn",
         "certified_removal",
         "ntk_scrub_unlearn",

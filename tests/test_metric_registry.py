@@ -320,7 +320,7 @@ def test_infinite_values_are_undefined():
 
 @pytest.mark.parametrize("forget", [(), tuple(range(90))])
 def test_a_case_refuses_to_forget_nothing_or_everything(forget):
-    with pytest.raises(InputError, match="neither empty nor everything"):
+    with pytest.raises(InputError, match=r"is empty|not everything"):
         make_case(forget=forget)
 
 

@@ -60,7 +60,9 @@ class BatchOrder:
 
     def without(self, examples: Examples) -> "BatchOrder":
         r"""Return I': ``examples`` are removed in place, as section 4.1 does; emptied steps disappear."""
-        gone = set(self.check("examples", examples) if self.steps else check_examples("examples", examples))
+        gone = set(
+            self._present("examples", examples) if self.steps else check_examples("examples", examples)
+        )
         steps = (tuple(i for i in step if i not in gone) for step in self.steps)
         return BatchOrder(tuple(step for step in steps if step))
 
@@ -79,17 +81,24 @@ class BatchOrder:
         Raises:
             InputError: If ``forget`` is empty, everything, or names an example that is at no step, or twice.
         """
-        numbers = check_examples(name, forget, total=total)
-        trained = set(itertools.chain.from_iterable(self.steps))
-        if missing := set(numbers) - trained:
-            raise InputError(
-                f"`{name}`: example {min(missing)} is at no step of this order; there is nothing to forget."
-            )
-        if len(numbers) == len(trained):
+        numbers = self._present(name, forget, total=total)
+        if len(numbers) == len(self._trained):
             raise InputError(
                 f"`{name}` holds every example of this order; nothing would be left to train on."
             )
         return numbers
+
+    def _present(self, name: str, examples: Examples, *, total: int | None = None) -> tuple[int, ...]:
+        numbers = check_examples(name, examples, total=total)
+        if missing := set(numbers) - self._trained:
+            raise InputError(
+                f"`{name}`: example {min(missing)} is at no step of this order; there is nothing to forget."
+            )
+        return numbers
+
+    @property
+    def _trained(self) -> set[int]:
+        return set(itertools.chain.from_iterable(self.steps))
 
 
 def make_batch_order(
