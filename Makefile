@@ -17,7 +17,7 @@ export UNROLLING_STORE ?= $(CURDIR)/runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint notebooks refresh browser bench lock clean
+.PHONY: help setup book test elsewhere lint notebooks refresh browser bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | \
@@ -42,6 +42,12 @@ book: setup  ## run the notebooks (PROFILE=quick, small or paper; JOBS=2) and re
 test: setup lint  ## lint, the quick book, unit tests, notebooks under nbval, the built book
 	@$(BIN)/python -m workflow.build_book --profile quick --jobs $(JOBS) --timeout $(TIMEOUT)
 	$(BIN)/python -m pytest -n $(JOBS) -rs
+
+# Other kernels sum in another order: nothing that this processor's have computed may be read.
+elsewhere: setup clean  ## make test as on another processor: the oldest kernels, an empty store
+	@other=$$(mktemp -d) && trap 'rm -rf "$$other"' EXIT && \
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
+	UNROLLING_STORE="$$other/runs" UNROLLING_CACHE="$$other/cache" $(MAKE) test
 
 lint: setup  ## formatting, ruff, canonical notebooks, the table of equations
 	$(BIN)/ruff format --check .
