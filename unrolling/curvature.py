@@ -201,8 +201,8 @@ def top_singular_value(
         A :class:`SpectralNorm`. If ``max_hvps`` ran out, ``converged`` is False and ``value`` a lower bound.
 
     Raises:
-        InputError: If the Hessian or ``start`` is not finite, ``start`` is zero, or as for
-            :func:`quadratic_model`.
+        InputError: If the Hessian or ``start`` is not finite, ``start`` is zero, or the loss is no scalar,
+            does not depend on ``params``, or cannot be differentiated twice; the message names the layer.
     """
     check_real("rtol", rtol, above=0)
     check_integer("max_hvps", max_hvps, minimum=1)

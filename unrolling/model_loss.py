@@ -115,7 +115,8 @@ def batch_loss(
 
     Raises:
         InputError: From the returned function: if ``params`` names parameters that the model does not have,
-            or if the model recomputes activations in the backward pass. (:func:`gradient` can do the latter.)
+            or if the model recomputes activations in the backward pass. Where a function of this package
+            takes first derivatives only, it may.
     """
     return BatchLoss(model, loss_fn, batch, training=training, random_state=random_state)
 

@@ -30,7 +30,7 @@ class AmnesiacLog(Observer):
         model: The model being trained; only read.
         order: The batch of every step, from which the log knows the steps to watch.
         examples: What may be forgotten together, indices into the data set in any form, see
-            :data:`unrolling.batches.Examples`; all of them, too.
+            ``unrolling.batches.Examples``; all of them, too.
 
     Raises:
         InputError: If ``examples`` is empty, or ``order`` never trains on any of them.
@@ -87,7 +87,7 @@ class ReleasedAmnesiacLog(Observer):
         loss_fn: ``loss_fn(model, batch) -> scalar``, the training loss, evaluated in training mode.
         order: The batch of every step.
         examples: What may be forgotten together, indices into the data set in any form, see
-            :data:`unrolling.batches.Examples`; all of them, too.
+            ``unrolling.batches.Examples``; all of them, too.
 
     Raises:
         InputError: If ``examples`` is empty, or ``order`` never trains on any of them.
