@@ -177,3 +177,11 @@ def test_a_batch_that_fails_leaves_the_momenta():
     with pytest.raises(RuntimeError):
         load(model, snapshot(model), batches=[torch.randn(4, 6), torch.randn(4, 5)])
     assert model.norm.momentum == 0.1
+
+
+def test_a_buffer_with_two_names_is_loaded_by_either():
+    """As in two batch norms that share their statistics."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    model[2].running_mean = model[1].running_mean
+    load(model, {**snapshot(model), "2.running_mean": torch.tensor([3.0, 4.0])})
+    assert model[1].running_mean.tolist() == [3.0, 4.0]
