@@ -154,10 +154,10 @@ def test_sigma_of_vgg19_at_full_width_in_float32_is_that_in_float64():
     wide, params = in_double(model, loss)
     other = top_singular_value(wide, params, generator=make_generator(1))
     assert found.eigenvalue == pytest.approx(other.eigenvalue, rel=1e-2)
-    # What float32 rounds in a product of this depth is all that the residual does not know.
+    # Products of this depth are rounded in float32, which Lanczos' own residual does not know.
     vector = to_vector(found.vector).double()
     off = hessian_operator(wide, params)(vector / vector.norm()) - found.eigenvalue * vector
-    assert found.residual == pytest.approx(float(off.norm()), abs=1e-3 * found.value)
+    assert float(off.norm()) <= 2e-2 * found.value
 
 
 def test_sigma_of_a_network_as_large_as_distilbert_in_float32():
