@@ -80,7 +80,7 @@ def dp_sgd_train(
     Args:
         model: Where training starts; left as it is. It must treat examples independently: no batch norm.
             Any other that PyTorch trains will do, also on token numbers; see
-            ``unrolling.methods.per_example.ExampleJacobians`` for when that takes longer.
+            ``ExampleJacobians`` for when that takes longer.
         inputs: All examples, shape (n, ...), on the model's device.
         labels: Their classes, shape (n,).
         learning_rate: :math:`\eta`, constant.
