@@ -6,8 +6,7 @@ different quantity and, where the dominant eigenvalue is negative, not a number.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,15 +17,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from unrolling._checks import InputError, check_integer, check_real
-from unrolling.model_loss import Loss, differentiable, evaluate
-from unrolling.parameters import Params, dense, from_vector, same_parameters, to_vector
+from unrolling.model_loss import Loss, derivatives, differentiable, evaluate
+from unrolling.parameters import Params, dense, dot, from_vector, same_parameters, to_vector
 from unrolling.refusals import missing_derivatives_named, no_recomputation
 from unrolling.seeding import make_generator
-from unrolling.surroundings import full_precision, plain_autograd, random_state_kept
+from unrolling.surroundings import full_precision, plain_autograd, random_state_kept, threads
 
 #: Vectors as long as the weights that a sample keeps unless told otherwise.
 MAX_BASIS = 12
-_PIECE = 2**16
 
 
 class _StandIn(torch.autograd.Function):
@@ -90,8 +88,7 @@ def quadratic_model(loss: Loss, params: Params) -> tuple[Tensor, Callable[[Tenso
     ):
         with no_recomputation(model):
             value = evaluate(loss, leaves)
-        grads = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        flat = torch.cat([dense(g).reshape(-1) for g in grads])
+        flat = torch.cat([g.reshape(-1) for g in derivatives(value, inputs, create_graph=True)])
         # The stand-in holds the graph alone: who wants only products need not keep the gradient in memory.
         direction: list[Tensor] = []
         stand_in = _StandIn.apply(flat, direction) if flat.requires_grad else None
@@ -231,8 +228,8 @@ def top_singular_value(
     while True:
         image = product(basis.newest)
         hvps += 1
-        with one_thread():
-            projected[-1, -1] = _dot(image, basis.newest)
+        with threads(1):
+            projected[-1, -1] = dot(image, basis.newest)
             image = basis.orthogonal_part(image)
             beta = _length(image)
         if not (projected[-1, -1].isfinite() and math.isfinite(beta)):
@@ -297,22 +294,8 @@ def _first_direction(
     return gradient / gradient.norm() + random / random.norm()
 
 
-def _dot(first: Tensor, second: Tensor) -> float:
-    """Return the inner product of two vectors, summed in float64.
-
-    In float32 BLAS loses four digits of ten million terms, and the squares of a small Hessian vanish. It is
-    done in pieces that fit into a cache, so that no long vector is copied.
-    """
-    if first.dtype == torch.float64:
-        return float(first @ second)
-    if first.device.type == "mps":  # which has no float64
-        return float((first * second).sum())
-    pairs = zip(first.split(_PIECE), second.split(_PIECE), strict=True)
-    return float(torch.stack([a.double() @ b.double() for a, b in pairs]).sum())
-
-
 def _length(vector: Tensor) -> float:
-    return float(vector.norm()) if vector.dtype == torch.float64 else math.sqrt(_dot(vector, vector))
+    return float(vector.norm()) if vector.dtype == torch.float64 else math.sqrt(dot(vector, vector))
 
 
 class _WholeBasis:
@@ -342,7 +325,7 @@ class _WholeBasis:
             if known.dtype == torch.float64:
                 parts = known @ image
             else:
-                parts = image.new_tensor([_dot(vector, image) for vector in known])
+                parts = image.new_tensor([dot(vector, image) for vector in known])
             image = image - known.T @ parts
         return image
 
@@ -365,7 +348,7 @@ class _BoundedBasis(list[Tensor]):
         """Return ``image``, overwritten, without its part in the span."""
         for _ in range(2):
             for vector in self:
-                image.sub_(vector * _dot(vector, image))
+                image.sub_(vector * dot(vector, image))
         return image
 
     def turn(self, columns: Tensor) -> None:
@@ -382,17 +365,3 @@ class _BoundedBasis(list[Tensor]):
         """Return a combination; the basis is of no use afterwards."""
         self.turn(column[:, None])
         return self[0]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sum long vectors in one order, so that the bits do not depend on the number of threads."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -10,10 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unrolling._checks import InputError, check_examples
 from unrolling._examples import batch_size, check_not_empty, take
-from unrolling.model_loss import BatchLoss, Loss, differentiable
-from unrolling.parameters import Params, dense
-from unrolling.probes import check_loss_fn, named_type_errors
-from unrolling.surroundings import plain_autograd
+from unrolling.model_loss import BatchLoss, Loss, check_loss_fn
+from unrolling.parameters import Params
 
 #: ``torch.get_rng_state()``, or that and ``torch.cuda.get_rng_state()``.
 RandomState = Tensor | Sequence[Tensor]
@@ -74,7 +72,6 @@ def forget_loss(
         >>> forget_loss(model, squared, batch, examples=[0])({"weight": torch.zeros(1, 2)})  # 3 ** 2 / 2
         tensor(4.5000)
     """
-    check_loss_fn(loss_fn)
     check_not_empty(batch)
     states = _states(random_state)
     return _Forgotten(model, loss_fn, batch, training=training, states=states).some(examples, weights)
@@ -106,10 +103,11 @@ class AtTheStep(BatchLoss):
         training: bool | None,
         states: tuple[Tensor, ...] | None = None,
     ):
+        check_loss_fn(loss_fn)
         super().__init__(model, self._evaluate, batch, training=bool(training))
         self.modes = {module: module.training if training is None else training for module in model.modules()}
         self.drew = False
-        self._on_batch, self._states = named_type_errors(loss_fn), states
+        self._on_batch, self._states = loss_fn, states
         self._buffers = {name: value.clone() for name, value in model.named_buffers()}
 
     @contextmanager
@@ -194,31 +192,6 @@ class _Forgotten(AtTheStep):
             )
         counted = each * counts.to(each)
         return (counted if chosen is None else counted[list(chosen)]).sum() / counts.to(each).sum()
-
-
-def gradient_or_none(loss: BatchLoss, params: Params) -> Params | None:
-    """Return the gradient of ``loss`` at ``params``, or None if it depends on none of them."""
-    with plain_autograd():
-        leaves = differentiable(params)
-
-        def slopes() -> tuple[Tensor | None, ...]:
-            value = loss.value()
-            if value.ndim != 0:
-                raise InputError(
-                    f"loss_fn must return a scalar, got shape {tuple(value.shape)}: take the mean."
-                )
-            if not value.requires_grad:
-                return (None,) * len(leaves)
-            return torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-
-        with loss.held(leaves) as run:
-            grads = run(slopes)
-    if all(grad is None for grad in grads):
-        return None
-    return {
-        name: torch.zeros_like(p) if grad is None else dense(grad)
-        for (name, p), grad in zip(params.items(), grads, strict=True)
-    }
 
 
 def _counts(weights: Any, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """A model's loss as a function of its parameters, and its gradient: measured without leaving a trace."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -16,6 +17,16 @@ from unrolling.surroundings import full_precision, plain_autograd, random_state_
 
 Loss = Callable[[Params], Tensor]
 _T = TypeVar("_T")
+
+
+class IndependentLossError(InputError):
+    """The loss does not depend on the parameters that it is differentiated in."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "`loss(params)` does not depend on the parameters. Does it use another model, .item(), .detach() "
+            "or no_grad?"
+        )
 
 
 class _Holder(nn.Module):
@@ -39,14 +50,11 @@ class BatchLoss:
         batch: Any,
         *,
         training: bool = False,
-        random_state: Tensor | None = None,
     ):
         if not isinstance(model, nn.Module):
             raise InputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-        if not callable(loss_fn):
-            raise InputError(f"`loss_fn` must be callable, loss_fn(model, batch), got {loss_fn!r}.")
-        self.model, self.loss_fn, self.batch = model, loss_fn, batch
-        self.training, self.random_state = training, random_state
+        check_loss_fn(loss_fn)
+        self.model, self.loss_fn, self.batch, self.training = model, loss_fn, batch, training
         self._holder = _Holder(model)
 
     def __call__(self, params: Params) -> Tensor:
@@ -62,18 +70,17 @@ class BatchLoss:
         try:
             return self.loss_fn(self.model, batch)
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
-                raise InputError(
-                    f"`loss_fn` must take (model, batch) and return the mean loss, got: {error}."
-                ) from error
-            raise
+            raise InputError(
+                f"loss_fn(model, batch) failed: {error}. It gets the model and the whole batch, here "
+                f"{type(batch).__name__}, and returns a scalar."
+            ) from error
 
     @contextmanager
     def held(self, params: Params) -> Iterator[Callable[[Callable[[], _T]], _T]]:
         """Yield a function that runs a block while the model has these parameters.
 
-        In the block the model is in the mode of the loss; its buffers are copies, and the random state is
-        that of the loss. Afterwards everything is as it was.
+        In the block the model is in the mode of the loss, and its buffers are copies. Afterwards everything
+        is as it was, the random state too.
         """
         model = self.model
         state = {f"model.{name}": p for name, p in _by_own_name(model, params).items()}
@@ -86,8 +93,6 @@ class BatchLoss:
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
                 # cuDNN's recurrent cells have no second derivative, and none at all in evaluation mode.
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            if self.random_state is not None:
-                _set_random_state(self.random_state, devices)
             yield lambda block: functional_call(self._holder, state, (block,))
 
 
@@ -97,7 +102,6 @@ def batch_loss(
     batch: Any,
     *,
     training: bool = False,
-    random_state: Tensor | None = None,
 ) -> BatchLoss:
     """Return ``loss(params) -> scalar``: the model's loss on one batch as a function of its parameters.
 
@@ -110,15 +114,32 @@ def batch_loss(
         loss_fn: ``loss_fn(model, batch) -> scalar``, the mean loss over the batch.
         batch: Whatever ``loss_fn`` takes, usually ``(inputs, labels)``.
         training: Evaluate in training mode. The default, evaluation mode, is the released code's choice.
-        random_state: What the loss draws from: the state of the generator on the parameters' device, such as
-            ``torch.get_rng_state()`` gave it before a step. By default the state at the call.
 
     Raises:
         InputError: From the returned function: if ``params`` names parameters that the model does not have,
             or if the model recomputes activations in the backward pass. Where a function of this package
             takes first derivatives only, it may.
     """
-    return BatchLoss(model, loss_fn, batch, training=training, random_state=random_state)
+    return BatchLoss(model, loss_fn, batch, training=training)
+
+
+def check_loss_fn(loss_fn: object) -> None:
+    """Raise unless ``loss_fn`` can be called as ``loss_fn(model, batch)``."""
+    wanted = "expected loss_fn(model, batch) -> scalar, such as lambda m, b: cross_entropy(m(b[0]), b[1])"
+    if not callable(loss_fn) or isinstance(loss_fn, type):
+        raise InputError(f"`loss_fn` must be callable, got {loss_fn!r}: {wanted}.")
+    module = getattr(loss_fn, "__module__", "") or ""
+    if module.startswith(("torch.nn.functional", "torch.nn.modules")):
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise InputError(f"`loss_fn` is {name}, which takes outputs and labels: {wanted}.")
+    try:
+        signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):  # of some callables written in C
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise InputError(f"`loss_fn` takes {signature}: {wanted}.") from None
 
 
 def differentiable(params: Params) -> Params:
@@ -144,11 +165,23 @@ def evaluate(loss: Loss, leaves: Params) -> Tensor:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"`loss(params)` must return a scalar, got {got}.")
     if not value.requires_grad:
-        raise InputError(
-            "`loss(params)` does not depend on the parameters. Does it use another model, .item(), .detach() "
-            "or no_grad?"
-        )
+        raise IndependentLossError()
     return value
+
+
+def derivatives(value: Tensor, leaves: Sequence[Tensor], **options: bool) -> list[Tensor]:
+    """Return the derivative of ``value`` in each of ``leaves``, dense; 0 where it does not depend on one.
+
+    Raises:
+        IndependentLossError: If it depends on none.
+    """
+    found = torch.autograd.grad(value, leaves, allow_unused=True, **options)
+    if all(grad is None for grad in found):
+        raise IndependentLossError()
+    return [
+        torch.zeros_like(leaf) if grad is None else dense(grad)
+        for leaf, grad in zip(leaves, found, strict=True)
+    ]
 
 
 def gradient(loss: Loss, params: Params) -> Params:
@@ -164,9 +197,9 @@ def gradient(loss: Loss, params: Params) -> Params:
     with plain_autograd(), random_state_kept({p.device for p in params.values()}):
         leaves = differentiable(params)
 
-        def slope() -> tuple[Tensor, ...]:
+        def slope() -> list[Tensor]:
             value = evaluate((lambda _: loss.value()) if isinstance(loss, BatchLoss) else loss, leaves)
-            return torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+            return derivatives(value, list(leaves.values()))
 
         with missing_derivatives_named(getattr(loss, "model", None), lambda: loss(params)):
             if isinstance(loss, BatchLoss):
@@ -174,7 +207,7 @@ def gradient(loss: Loss, params: Params) -> Params:
                     grads = run(slope)
             else:
                 grads = slope()
-        return {name: dense(grad) for name, grad in zip(leaves, grads, strict=True)}
+        return dict(zip(leaves, grads, strict=True))
 
 
 def _by_own_name(model: nn.Module, params: Params) -> Params:
@@ -216,11 +249,3 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, value in before:
             vars(module)[name] = value
-
-
-def _set_random_state(state: Tensor, devices: set[torch.device]) -> None:
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state, device)
-        else:
-            torch.set_rng_state(state)

@@ -1,16 +1,14 @@
 r"""Cheap looks at a loss before its curvature is believed: two passes agree, and the Hessian is symmetric."""
 
-import inspect
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unrolling._checks import InputError
 from unrolling.curvature import Loss, hessian_operator
-from unrolling.parameters import Params, check_params
+from unrolling.parameters import Params, check_params, dot
 from unrolling.seeding import make_generator
 from unrolling.surroundings import plain_autograd
 
@@ -68,7 +66,7 @@ def check_symmetric(loss: Loss, params: Params, *, seed: int = 0) -> None:
     ]
     images = [product(direction) for direction in directions]
     for one, other in combinations(range(_DIRECTIONS), 2):
-        gap = abs(_dot(directions[one], images[other]) - _dot(directions[other], images[one]))
+        gap = abs(dot(directions[one], images[other]) - dot(directions[other], images[one]))
         scale = float(images[one].double().norm() + images[other].double().norm()) / 2
         if gap > _precision(params) ** 0.25 * scale:
             worst = _most_asymmetric(product, params, directions[one], images[one], directions[other])
@@ -87,43 +85,9 @@ def _most_asymmetric(
     for name, p in params.items():
         alone = torch.zeros_like(second)
         alone[start : start + p.numel()] = second[start : start + p.numel()]
-        gaps[name] = abs(_dot(first, product(alone)) - _dot(alone, image))
+        gaps[name] = abs(dot(first, product(alone)) - dot(alone, image))
         start += p.numel()
     return max(gaps, key=gaps.get)
-
-
-def check_loss_fn(loss_fn: object) -> None:
-    """Raise unless ``loss_fn`` can be called as ``loss_fn(model, batch)``."""
-    wanted = "expected loss_fn(model, batch) -> scalar, such as lambda m, b: cross_entropy(m(b[0]), b[1])"
-    if not callable(loss_fn) or isinstance(loss_fn, type):
-        raise InputError(f"`loss_fn` must be callable, got {loss_fn!r}: {wanted}.")
-    module = getattr(loss_fn, "__module__", "") or ""
-    if module.startswith(("torch.nn.functional", "torch.nn.modules")):
-        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-        raise InputError(f"`loss_fn` is {name}, which takes outputs and labels: {wanted}.")
-    try:
-        signature = inspect.signature(loss_fn)
-    except (TypeError, ValueError):  # of some callables written in C
-        return
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        raise InputError(f"`loss_fn` takes {signature}: {wanted}.") from None
-
-
-def named_type_errors(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
-    """Return ``loss_fn``, whose ``TypeError`` becomes one line that says how it was called."""
-
-    def called(model: nn.Module, batch: Any) -> Tensor:
-        try:
-            return loss_fn(model, batch)
-        except TypeError as error:
-            raise InputError(
-                f"loss_fn(model, batch) failed: {error}. It gets the model and the whole batch, here "
-                f"{type(batch).__name__}, and returns a scalar."
-            ) from error
-
-    return called
 
 
 def _value(loss: Loss, params: Params) -> float:
@@ -136,7 +100,3 @@ def _value(loss: Loss, params: Params) -> float:
 
 def _precision(params: Params) -> float:
     return max(torch.finfo(p.dtype).eps for p in params.values())
-
-
-def _dot(first: Tensor, second: Tensor) -> float:
-    return float(first.double() @ second.double())

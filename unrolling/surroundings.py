@@ -1,4 +1,4 @@
-"""What surrounds a measurement, made irrelevant: grad mode, autocast, compilers, and the random state."""
+"""What surrounds a measurement, made irrelevant: grad mode, autocast, compilers, threads, random state."""
 
 import random
 import sys
@@ -31,6 +31,31 @@ def plain_autograd() -> Iterator[None]:
     """Record gradients for a block, whether or not the caller is in ``no_grad`` or ``inference_mode``."""
     with torch.inference_mode(False), torch.enable_grad(), full_precision():
         yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many CPU threads for a block; on one, long sums are added in one order."""
+    before = torch.get_num_threads()
+    if before == count:  # setting it is slow
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make tensors of ``dtype`` for a block, where nothing else is said."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

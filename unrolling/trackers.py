@@ -20,8 +20,8 @@ from unrolling._optimizer import (
     unwrapped,
 )
 from unrolling.curvature import MAX_BASIS, top_singular_value
-from unrolling.forgetting import AtTheStep, gradient_or_none
-from unrolling.model_loss import batch_loss
+from unrolling.forgetting import AtTheStep
+from unrolling.model_loss import IndependentLossError, batch_loss, check_loss_fn, gradient
 from unrolling.parameters import (
     Params,
     check_same_parameters,
@@ -32,7 +32,7 @@ from unrolling.parameters import (
     trainable,
     training_mode,
 )
-from unrolling.probes import check_deterministic, check_loss_fn, check_symmetric, named_type_errors
+from unrolling.probes import check_deterministic, check_symmetric
 from unrolling.seeding import make_generator
 from unrolling.training import Observer
 from unrolling.unlearning_error import unlearning_error, unlearning_error_corrected
@@ -158,7 +158,7 @@ class UnlearningTracker(Observer):
             raise InputError("the model has no trainable parameters; nothing to track.")
         if hessian_batch is not None:
             check_not_empty(hessian_batch)
-        self._model, self._loss_fn = model, named_type_errors(loss_fn)
+        self._model, self._loss_fn = model, loss_fn
         self._norm_options: dict[str, Any] = {
             "rtol": rtol,
             "max_hvps": max_hvps,
@@ -320,11 +320,12 @@ class UnlearningTracker(Observer):
     def _expect_gradient(self, batch: Any, params: Params) -> bool:
         """Keep the gradient that a plain step on ``batch`` takes now; False if there is none."""
         loss = AtTheStep(self._model, self._loss_fn, batch, training=None)
-        gradient = gradient_or_none(loss, params)
-        if gradient is None:
+        try:
+            expected = gradient(loss, params)
+        except IndependentLossError:
             return False
         before = snapshot(self._model) if self._optimizer is None else None
-        self._pending = self._num_steps, before, gradient, loss.drew
+        self._pending = self._num_steps, before, expected, loss.drew
         return True
 
     def _check_same_parameters(self) -> None:

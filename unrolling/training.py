@@ -5,7 +5,7 @@ to be forgotten. Observers watch; they never take part.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -163,10 +163,10 @@ def train(
                 elif kept:
                     stepper.take(retrained, (batch[0][kept], batch[1][kept]), loss_fn, eta, step)
             if (step + 1) % epoch == 0:
-                _check_finite(models, step + 1, eta)
+                check_finite(models, step + 1, eta)
             for observer in observers:
                 observer.after_step(step)
-    _check_finite(models, len(order), eta)
+    check_finite(models, len(order), eta)
 
 
 def _unchanged(batch: Batch, inputs: Tensor, index: Tensor) -> Batch:
@@ -184,7 +184,8 @@ def _steps_per_epoch(order: BatchOrder) -> int:
     return max(1, len(order))
 
 
-def _check_finite(models: dict[str, nn.Module], steps: int, learning_rate: float) -> None:
+def check_finite(models: Mapping[str, nn.Module], steps: int, learning_rate: float) -> None:
+    """Raise a :class:`DivergedError` unless all weights of the models, M and M' by name, are finite."""
     for name, model in models.items():
         if not all(bool(p.isfinite().all()) for p in trainable(model).values()):
             raise DivergedError(

@@ -11,10 +11,8 @@ rounding error: weights of two processors end 0.02 apart in float32, and 1e-11 o
 """
 
 import hashlib
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,8 +22,8 @@ import torch
 from torch import Tensor
 
 from unrolling._checks import InputError
+from unrolling._files import replacing
 from unrolling.batches import make_batch_order
-from unrolling.curvature import one_thread
 from unrolling.data import Dataset, TextDataset, load_dataset
 from unrolling.data.cache import cached
 from unrolling.data.dataset import content_fingerprint
@@ -37,6 +35,7 @@ from unrolling.models import build_model
 from unrolling.models.text import TextClassifier
 from unrolling.seeding import make_generator, seeded
 from unrolling.store import Record, Store, make_address
+from unrolling.surroundings import default_dtype, threads
 from unrolling.trackers import accuracy
 from unrolling.training import DivergedError
 
@@ -205,10 +204,8 @@ def obtain_encoder(config: EncoderConfig, store: Store) -> Encoder:
     data = encode(texts, tokenizer, max_tokens=config.max_tokens)
     weights, result = train_encoder(config, data)
     content = save(weights)
-    # Complete or not at all, under a name of its own: many processes may write at once.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with replacing(path) as file:
+        file.write(content)
     record = Record(
         config=config.to_dict(),
         data={"name": data.name, "description": data.description, "fingerprint": fingerprint},
@@ -230,7 +227,7 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
         The weights by name; and the mean loss of every epoch with the accuracy on the test texts.
     """
     # The first weights are drawn in that precision too: float32 draws differ between processors.
-    with seeded(0, "encoder weights"), _default_dtype(getattr(torch, config.dtype)):
+    with seeded(0, "encoder weights"), default_dtype(getattr(torch, config.dtype)):
         model = build_model(
             MODEL,
             data.num_classes,
@@ -256,7 +253,7 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
     )
     losses = []
     model.train()
-    with seeded(0, "encoder dropout"), one_thread():  # so that the bits do not depend on the threads
+    with seeded(0, "encoder dropout"), threads(1):  # so that the bits do not depend on the threads
         for batch in order:
             index = torch.tensor(batch)
             loss = cross_entropy(model(data.train_inputs[index]), data.train_labels[index])
@@ -277,16 +274,6 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
         "num_parameters": sum(p.numel() for p in model.parameters()),
     }
     return {name: value.clone() for name, value in model.encoder.state_dict().items()}, result
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _digest(content: bytes) -> str:

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from unrolling._checks import DataError, InputError, check_choice, check_integer, check_real
-from unrolling.curvature import one_thread
 from unrolling.data import DATASETS, Dataset
 from unrolling.experiments.collect import default_store, published_store
 from unrolling.experiments.inputs import load_images
@@ -29,6 +28,7 @@ from unrolling.methods.registry import METHODS
 from unrolling.metrics.registry import METRICS
 from unrolling.seeding import make_generator
 from unrolling.store import Record, Store, canonical, make_address
+from unrolling.surroundings import threads
 
 #: Raised by one whenever a change of the code changes the numbers of a matrix with unchanged settings.
 VERSION = 1
@@ -162,7 +162,7 @@ def obtain_matrix(config: MatrixConfig, *, store: Store | None = None) -> Record
             return _described(found)
     store.check_writable()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    with one_thread():
+    with threads(1):
         cells, methods = run_matrix(
             data,
             config.setting,

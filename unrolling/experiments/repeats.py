@@ -12,21 +12,11 @@ from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.run import initial_model
 from unrolling.losses import Objective
 from unrolling.parameters import Params, distance, snapshot
+from unrolling.surroundings import threads
 from unrolling.training import train
 
 #: What PyTorch asks for before it calls cuBLAS in deterministic mode.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Use so many CPU threads within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from unrolling._checks import InputError
 from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
 from unrolling.cuda_graph import GraphStepper
-from unrolling.curvature import one_thread
 from unrolling.data import Dataset
 from unrolling.experiments.config import RunConfig
 from unrolling.experiments.encoder import Encoder, starts_from_encoder
@@ -27,8 +26,16 @@ from unrolling.models import build_model, takes_tokens
 from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
 from unrolling.precision import float32_products
 from unrolling.seeding import seeded
+from unrolling.surroundings import threads
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
-from unrolling.training import DivergedError, Observer, Stepper, copy_for_retraining, train
+from unrolling.training import (
+    DivergedError,
+    Observer,
+    Stepper,
+    check_finite,
+    copy_for_retraining,
+    train,
+)
 from unrolling.unlearning_error import targeted_unlearning_error, verification_error
 
 #: Called with (steps done, steps in all).
@@ -98,8 +105,8 @@ def execute(
         raise InputError(f"products 'tf32' need a CUDA device, got {device}. Use products 'ieee'.")
     products = float32_products(config.products) if device.type == "cuda" else nullcontext()
     # Threads sum in another order with some kernels and not with others. To use more cores, run more at once.
-    threads = one_thread() if device.type == "cpu" else nullcontext()
-    with products, threads:
+    alone = threads(1) if device.type == "cpu" else nullcontext()
+    with products, alone:
         run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs)
         state = checkpoint.load() if checkpoint else None
         run.train_shadow(state.get("shadow") if state else None)
@@ -242,7 +249,7 @@ class _Run:
             return {"phase": phase, "step": done, "velocities": velocities} | states(model.state_dict())
 
         first_step = state["step"] if state else 0
-        observers = [self._finite(self.steps_per_epoch), *self._housekeeping(offset, collect)]
+        observers = self._housekeeping(offset, collect)
         self._train(model, order, stepper=stepper, first_step=first_step, observers=observers)
 
     def _pass_test_set_through(self) -> None:
@@ -315,7 +322,10 @@ class _Run:
                 informed = unlearning.at_initial_weights(done, momentum=recipe.momentum)
                 row["v_momentum"] = verification_error(informed, other)
             if not all(map(math.isfinite, row.values())):
-                raise self._diverged(done)
+                raise DivergedError(
+                    f"training diverged: weights are too large to be measured after {done} steps; try a "
+                    f"learning_rate below {config.learning_rate:g}."
+                )
             return row
 
         every = config.record_every or self.steps_per_epoch
@@ -350,7 +360,7 @@ class _Run:
             retrained=retrained,
             forget=protocol.left_out,
             observers=[
-                self._finite(self.steps_per_epoch, every, config.sigma_every),
+                _Finite(self._check_finite, (every, config.sigma_every)),
                 tracker,
                 *unlearning.observers,
                 recorder,
@@ -418,15 +428,10 @@ class _Run:
         eta = self.config.learning_rate
         train(model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
 
-    def _finite(self, *every: int) -> "_Finite":
-        models = [model for model in (self.model, self.retrained) if model is not None]
-        return _Finite(models, every, self._diverged)
-
-    def _diverged(self, num_steps: int) -> DivergedError:
-        eta = self.config.learning_rate
-        return DivergedError(
-            f"training diverged within {num_steps} steps; try a learning_rate below {eta:g}."
-        )
+    def _check_finite(self, num_steps: int) -> None:
+        models = {"M": self.model, "M'": self.retrained}
+        trained = {name: model for name, model in models.items() if model is not None}
+        check_finite(trained, num_steps, self.config.learning_rate)
 
     def _housekeeping(self, offset: int, collect: Callable[[int], dict[str, Any]]) -> list[Observer]:
         """Observers that save and report, after those that measure."""
@@ -434,7 +439,7 @@ class _Run:
         shadow = self.shadow
 
         def complete(done: int) -> dict[str, Any]:
-            self._finite().check(done)
+            self._check_finite(done)
             return collect(done) | ({"shadow": shadow.trained_alone()} if shadow else {})
 
         if self._checkpoint:
@@ -457,20 +462,14 @@ class _ShadowPart:
 
 @dataclass(frozen=True)
 class _Finite(Observer):
-    """Ends a diverged run after every so many steps, each of ``every``: before it is measured, say."""
+    """Ends a diverged run before it is measured: after every so many steps, each of ``every``."""
 
-    models: Sequence[nn.Module]
+    check: Callable[[int], None]
     every: Sequence[int]
-    diverged: Callable[[int], DivergedError]
 
     def after_step(self, step: int) -> None:
         if any((step + 1) % every == 0 for every in self.every):
             self.check(step + 1)
-
-    def check(self, num_steps: int) -> None:
-        # A norm is finite if all weights are, unless they are too large to be measured.
-        if not all(math.isfinite(norm(trainable(model))) for model in self.models):
-            raise self.diverged(num_steps)
 
 
 @dataclass(frozen=True)
