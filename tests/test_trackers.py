@@ -120,7 +120,7 @@ def test_tracker_resumes_from_its_state():
     with torch.no_grad():
         model.weight += 1
     second = UnlearningTracker(model, quadratic_loss, learning_rate=0.1, every=2)
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     for tracker in (first, second):
         for batch in data[3:]:
             tracker.step(batch)

@@ -465,9 +465,9 @@ def test_the_state_of_an_earlier_version_and_of_another_model():
     model = network()
     tracker = UnlearningTracker(model, loss_fn, learning_rate=ETA)
     loop(model, sgd(model), tracker)
-    state = {key: tracker.state()[key] for key in ("num_steps", "samples", "initial")}
+    state = {key: tracker.state_dict()[key] for key in ("num_steps", "samples", "initial")}
     second = UnlearningTracker(model, loss_fn, learning_rate=ETA)
-    second.load_state(state)
+    second.load_state_dict(state)
     assert second.result() == tracker.result()
     with pytest.raises(InputError, match="`model` and `state` must hold the same parameters"):
         UnlearningTracker(nn.Linear(2, 2), loss_fn, learning_rate=ETA).load_state_dict(state)

@@ -307,8 +307,9 @@ def test_data_that_are_no_tensors_are_named(problem):
 # Divergence
 
 
+@pytest.mark.parametrize("weight", [float("inf"), float("nan"), 1e200])
 @pytest.mark.parametrize("name", ["M", "M'"])
-def test_weights_that_are_not_finite_are_noticed_in_either_model(name):
+def test_weights_whose_norm_is_not_finite_are_noticed_in_either_model(name, weight):
     inputs, labels = torch.zeros(8, 4, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
     order = make_batch_order(8, 2, 1, make_generator(0))
 
@@ -316,11 +317,13 @@ def test_weights_that_are_not_finite_are_noticed_in_either_model(name):
         def take(self, model, batch, loss_fn, learning_rate, step):
             if (model is retrained) == (name == "M'"):
                 with torch.no_grad():
-                    model.weight[0] = float("inf")
+                    model.weight[0] = weight
 
     model = LinearLoss()
     retrained = copy_for_retraining(model)
-    with pytest.raises(DivergedError, match=f"weights of {name} are not finite after"):
+    with pytest.raises(
+        DivergedError, match=f"weights of {name} are not finite, or too large to be measured, after"
+    ):
         train(
             model,
             inputs,

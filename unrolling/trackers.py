@@ -414,14 +414,6 @@ class UnlearningTracker(Observer):
             pending = step, before and here(before), here(gradient), random
         self._pending = pending
 
-    def state(self) -> dict[str, Any]:
-        """Return :meth:`state_dict`."""
-        return self.state_dict()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, as :meth:`load_state_dict` does."""
-        self.load_state_dict(state)
-
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
     """Return the fraction classified correctly, in evaluation mode; the model's buffers are not touched.

@@ -5,6 +5,7 @@ to be forgotten. Observers watch; they never take part.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 
@@ -15,14 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unrolling._checks import InputError, UnrollingError, check_integer, check_real
 from unrolling.batches import BatchOrder, Examples
 from unrolling.model_loss import batch_loss
-from unrolling.parameters import dense, trainable, training_mode
+from unrolling.parameters import dense, norm, trainable, training_mode
 
 LossFn = Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]
 Batch = tuple[Tensor, Tensor]
 
 
 class DivergedError(UnrollingError):
-    """Weights are no longer finite."""
+    """Weights are no longer finite, or so large that their norm is not."""
 
 
 class Stepper:
@@ -128,8 +129,8 @@ def train(
         InputError: On a learning rate that is not positive, on one of ``retrained`` and ``forget`` alone, if
             ``forget`` is empty, everything, or names an example that is at no step, or if batch norm would
             have to take statistics of one example.
-        DivergedError: As soon as weights of M or M' are found not to be finite: after every epoch, and at the
-            end.
+        DivergedError: As soon as the norm of the weights of M or M' is found not to be finite: after every
+            epoch, and at the end.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     for name, data in (("inputs", inputs), ("labels", labels)):
@@ -185,12 +186,12 @@ def _steps_per_epoch(order: BatchOrder) -> int:
 
 
 def check_finite(models: Mapping[str, nn.Module], steps: int, learning_rate: float) -> None:
-    """Raise a :class:`DivergedError` unless all weights of the models, M and M' by name, are finite."""
+    """Raise a :class:`DivergedError` unless the norms of the models, M and M' by name, are finite."""
     for name, model in models.items():
-        if not all(bool(p.isfinite().all()) for p in trainable(model).values()):
+        if not math.isfinite(norm(trainable(model))):
             raise DivergedError(
-                f"training diverged: weights of {name} are not finite after {steps} steps; try a "
-                f"learning_rate below {learning_rate:g}."
+                f"training diverged: weights of {name} are not finite, or too large to be measured, after "
+                f"{steps} steps; try a learning_rate below {learning_rate:g}."
             )
 
 

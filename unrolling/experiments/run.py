@@ -334,7 +334,7 @@ class _Run:
             model.load_state_dict(state["model"])
             retrained.load_state_dict(state["retrained"])
             stepper.load_state([model, retrained], state["velocities"])
-            tracker.load_state(state["tracker"])
+            tracker.load_state_dict(state["tracker"])
             unlearning.load_state(state["unlearning"])
             recorder.rows = state["rows"]
 
@@ -346,7 +346,7 @@ class _Run:
                 "retrained": retrained.state_dict(),
                 "initial_model": initial_state,
                 "velocities": stepper.state([model, retrained]),
-                "tracker": tracker.state(),
+                "tracker": tracker.state_dict(),
                 "unlearning": unlearning.state(),
                 "rows": recorder.rows,
             }
