@@ -356,7 +356,8 @@ def test_a_foreign_checkpoint_does_not_stop_a_run(cli, tmp_path):
         (tmp_path / "runs" / f"{run['address']}.json").unlink()
         (tmp_path / "runs" / "unfinished").mkdir(exist_ok=True)
         (tmp_path / "runs" / "unfinished" / f"{run['address']}.pt").write_text(content)
-        (again,) = json.loads(cli(*SMALL_RUN, "--json").stdout)
+        with pytest.warns(UserWarning, match=f"{run['address']}.* the run starts over"):
+            (again,) = json.loads(cli(*SMALL_RUN, "--json").stdout)
         assert again["result"] == run["result"]
 
 

@@ -236,7 +236,10 @@ def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeyp
     left_behind.parent.mkdir()
     left_behind.write_bytes(b"cut off")
     computed = []
-    first = obtain(configs, store=store, report=lambda done, total, record: computed.append((done, total)))
+    with pytest.warns(UserWarning, match="the run starts over"):
+        first = obtain(
+            configs, store=store, report=lambda done, total, record: computed.append((done, total))
+        )
     assert computed == [(1, 2), (2, 2)]
     monkeypatch.setattr(collect_module, "compute", lambda *args, **options: pytest.fail("computed again"))
     assert obtain(configs, store=store) == first

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ from unrolling.methods import METHODS
 from unrolling.metrics import METRICS
 from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
+from unrolling.stopping import Stop, Stopped, stop_on_signals
 from unrolling.store import Record, Store
 
 #: Processes that one command may start.
@@ -51,7 +53,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 on bad input, 130 when interrupted."""
+    """Run the command line and return its exit code.
+
+    It is 0; 2 on bad input; and as in a shell 130 when interrupted (SIGINT), 143 when terminated (SIGTERM).
+    """
     for stream in (sys.stdout, sys.stderr):  # a file's name may have letters that the terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -59,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if unknown:
             raise InputError(_unknown(unknown[0], arguments.options))
-        arguments.verb(arguments)
+        return arguments.verb(arguments) or 0
     except UnrollingError as error:
         print(f"unrolling: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -71,11 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("unrolling: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+        return _end_by(signal.SIGINT, "interrupted")
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _end_by(number: int, what: str) -> int:
+    """Say how a signal ended the command, and return its exit code."""
+    print(f"unrolling: {what}; the same command goes on from here.", file=sys.stderr)
+    return 128 + number
 
 
 def _unknown(argument: str, options: Collection[str]) -> str:
@@ -102,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_verb(
-    verbs: Any, name: str, verb: Callable[[argparse.Namespace], None], help: str, **more: Any
+    verbs: Any, name: str, verb: Callable[[argparse.Namespace], int | None], help: str, **more: Any
 ) -> Any:
     parser = verbs.add_parser(
         name,
@@ -163,7 +173,7 @@ def _add_run(verbs: Any) -> None:
         )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int | None:
     names = [setting.name for setting in dataclasses.fields(RunConfig)]
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_integer("--jobs", arguments.jobs, minimum=1, maximum=MOST_JOBS)
@@ -181,6 +191,25 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         configs = [config_from(changes)]
 
+    with stop_on_signals() as stop:
+        try:
+            records = _obtain(arguments, configs, store, stop)
+        except (Stopped, KeyboardInterrupt) as ended:
+            return _end_by(stop.number or signal.SIGINT, str(ended) or "interrupted")
+    if arguments.json:
+        _print_json(
+            [{"address": r.address, "config": r.config, "data": r.data, "result": r.result} for r in records]
+        )
+    else:
+        columns = ["gamma", "pretrain_epochs", "seed", "step", "e", "v", "v_nothing", "accuracy", "address"]
+        print(final_frame(records)[columns].to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    return None
+
+
+def _obtain(
+    arguments: argparse.Namespace, configs: list[RunConfig], store: Store | None, stop: Stop
+) -> list[Record]:
+    """Get the runs, and show how it goes."""
     with tqdm(unit="step", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -191,7 +220,7 @@ def _run(arguments: argparse.Namespace) -> None:
             bar.reset()
             bar.write(f"[{done}/{total}] {_summary(record)}", file=sys.stderr)
 
-        records = obtain(
+        return obtain(
             configs,
             store=store,
             device=arguments.device,
@@ -199,14 +228,8 @@ def _run(arguments: argparse.Namespace) -> None:
             jobs=arguments.jobs,
             report=report,
             progress=progress,
+            stop=stop,
         )
-    if arguments.json:
-        _print_json(
-            [{"address": r.address, "config": r.config, "data": r.data, "result": r.result} for r in records]
-        )
-    else:
-        columns = ["gamma", "pretrain_epochs", "seed", "step", "e", "v", "v_nothing", "accuracy", "address"]
-        print(final_frame(records)[columns].to_string(index=False, float_format=lambda value: f"{value:.4g}"))
 
 
 def _summary(record: Record) -> str:

@@ -3,11 +3,9 @@
 import dataclasses
 import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,10 +29,13 @@ from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
 from unrolling.experiments.stored import must_be_computed, stored_fingerprints
 from unrolling.experiments.unlearning_error import error_from_roots
+from unrolling.stopping import Stop, Stopped, asked_to_stop, at_work, check_stop, obey, signals_held
 from unrolling.store import Record, Store, make_address
 
 #: What :func:`after_epochs` takes over from a result; the rest of it is about the last step.
 _MEASURED_ONCE = ("forget_gradient_norm", "num_classes", "accuracy_pretrained")
+#: Seconds between two looks at a request to stop, where other processes compute.
+_LOOK = 0.2
 #: The project's folder if the package is installed from it, else the folder one works in.
 _SOURCE = Path(__file__).resolve().parents[2]
 PROJECT = _SOURCE if (_SOURCE / "pyproject.toml").exists() else Path.cwd()
@@ -83,6 +84,7 @@ def compute(
     device: str = "auto",
     graphs: bool = False,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Record:
     """Compute one run and store it. An interrupted run goes on from its checkpoint.
 
@@ -93,17 +95,20 @@ def compute(
         device: See :func:`choose_device`.
         graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         progress: Called with (steps done, steps in all).
+        stop: Asked after every step, see :mod:`unrolling.stopping`.
 
     Raises:
+        Stopped: If the run was asked to stop; it has saved its checkpoint.
         UnrollingError: Whatever the run raised, with its address and settings before the message.
     """
+    check_stop(stop)
     chosen = choose_device(device, config)
     dataset = load_data(config, store) if dataset is None else dataset
     check_work(config, dataset, chosen)
     store.check_writable()
-    encoder = obtain_encoder(encoder_of(config), store) if starts_from_encoder(config) else None
+    encoder = obtain_encoder(encoder_of(config), store, stop) if starts_from_encoder(config) else None
     address = make_address(config.to_dict(), dataset.fingerprint)
-    checkpoint = Checkpoint(store.root / "unfinished" / f"{address}.pt")
+    checkpoint = _checkpoint(store, address)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     with _named(config, address):
         result = execute(
@@ -114,6 +119,7 @@ def compute(
             progress=progress,
             encoder=encoder,
             graphs=graphs,
+            stop=stop,
         )
     if encoder:
         result["encoder"] = {"address": encoder.address, "weights": encoder.digest}
@@ -128,6 +134,10 @@ def compute(
     return record
 
 
+def _checkpoint(store: Store, address: str) -> Checkpoint:
+    return Checkpoint(store.root / "unfinished" / f"{address}.pt")
+
+
 @contextmanager
 def _named(config: RunConfig, address: str) -> Iterator[None]:
     """Say of every error which run it stopped, by the address and the settings that are not the defaults."""
@@ -136,6 +146,8 @@ def _named(config: RunConfig, address: str) -> Iterator[None]:
     run = f"run {address} ({', '.join(f'{name}={value}' for name, value in own.items())})"
     try:
         yield
+    except Stopped:
+        raise
     except UnrollingError as error:
         raise type(error)(f"{run}: {error}") from error
     except Exception as error:
@@ -152,11 +164,13 @@ def obtain(
     jobs: int = 1,
     report: Callable[[int, int, Record], None] | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> list[Record]:
     """Return the records of these runs, in their order; those not stored yet are computed.
 
     The first run that fails, and an interrupt, end the others as well; finished ones are stored by then, and
-    the others go on from their checkpoints when they are asked for again.
+    the others go on from their checkpoints when they are asked for again. Those that other processes compute
+    save them first, as all do that are asked to ``stop``.
 
     Stored runs are found without the data or the pretrained weights that made them, by their settings. Where
     these are here, runs of other versions of them are not taken.
@@ -170,8 +184,10 @@ def obtain(
         jobs: Processes that compute at once.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
+        stop: Asked after every step, see :mod:`unrolling.stopping`.
 
     Raises:
+        Stopped: If the runs were asked to stop. It says what is stored.
         UnrollingError: What the first run that failed raised, see :func:`compute`; if a process was killed.
         DataError: If a run must be computed whose data or pretrained weights are not here.
     """
@@ -183,12 +199,15 @@ def obtain(
     for config in missing.values():
         if reason := absent.get(data_settings(config)):
             raise must_be_computed(len(missing), len(records), "runs", reason)
-    made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
-    with closing(made):  # an error in `report` ends the runs as well
-        for done, record in enumerate(made, 1):
-            records[record.address] = record
-            if report:
-                report(done, len(missing), record)
+    made = _compute_all(list(missing.values()), places[0], jobs, progress, stop, device=device, graphs=graphs)
+    try:
+        with closing(made):  # an error in `report` ends the runs as well
+            for done, record in enumerate(made, 1):
+                records[record.address] = record
+                if report:
+                    report(done, len(missing), record)
+    except Stopped as stopped:
+        raise Stopped(_what_is_there(list(records), places)) from stopped
     return [record for address in addresses if (record := records[address])]
 
 
@@ -227,33 +246,52 @@ def _look_up(address: str, places: Sequence[Store]) -> Record | None:
     return next((place.get(address) for place in places if address in place), None)
 
 
+def _what_is_there(addresses: Sequence[str], places: Sequence[Store]) -> str:
+    """Say how much of these runs is kept, whichever process made it."""
+    stored = sum(any(address in place for place in places) for address in addresses)
+    begun = sum(_checkpoint(places[0], address).path.is_file() for address in addresses)
+    return f"stopped with {stored} of {len(addresses)} runs stored, and checkpoints of {begun} more"
+
+
 def _compute_all(
-    configs: list[RunConfig], store: Store, jobs: int, progress: Progress | None, **how: Any
+    configs: list[RunConfig],
+    store: Store,
+    jobs: int,
+    progress: Progress | None,
+    stop: Stop | None,
+    **how: Any,
 ) -> Generator[Record, None, None]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
+            check_stop(stop)
             wanted = data_settings(config)
             if wanted != loaded:
                 dataset, loaded = load_data(config, store), wanted
-            yield compute(config, store, dataset=dataset, progress=progress, **how)
+            yield compute(config, store, dataset=dataset, progress=progress, stop=stop, **how)
         return
     # What many runs share is made once, before they start.
     for config in {data_settings(config): config for config in configs if config.features}.values():
+        check_stop(stop)
         load_data(config, store)
     for encoder in dict.fromkeys(encoder_of(config) for config in configs if starts_from_encoder(config)):
-        obtain_encoder(encoder, store)
+        obtain_encoder(encoder, store, stop)
     alive, asking = Pipe(duplex=False)
     # Spawned, not forked: a forked process inherits PyTorch's thread pools in an unknown state.
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (alive,))
     with alive, asking, pool:
         try:
-            with _interrupts_held():
-                futures = [pool.submit(compute, config, store, **how) for config in configs]
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException as error:  # a failed run, an interrupt, or the end of whoever asked
-            asking.close()  # the workers end, and with them the queue
+            with signals_held():
+                waiting = {pool.submit(_compute_for_parent, config, store, **how) for config in configs}
+            while waiting:
+                done, waiting = wait(waiting, _LOOK if stop else None, FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                if waiting:
+                    check_stop(stop)
+        except BaseException as error:  # a failed run, a request to stop, or the end of whoever asked
+            asking.close()  # the workers save their runs and end
+            pool.shutdown(cancel_futures=True)
             if not isinstance(error, BrokenProcessPool):
                 raise
             raise UnrollingError(
@@ -265,26 +303,12 @@ def _compute_all(
 def _start_worker(asking: Connection) -> None:
     """Compute on one thread, as long as the process that asked for the runs is there and wants them."""
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(asking,), daemon=True).start()
+    obey(asking)
 
 
-def _end_with(asking: Connection) -> None:
-    with suppress(EOFError):
-        asking.recv()  # nothing is ever sent: this ends when the other end is closed, or its process gone
-    os._exit(1)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Leave Ctrl-C, which a terminal sends to all its processes, to this one: those started do not see it."""
-    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _compute_for_parent(config: RunConfig, store: Store, **how: Any) -> Record:
+    with at_work():
+        return compute(config, store, stop=asked_to_stop, **how)
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:

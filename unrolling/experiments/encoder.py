@@ -34,6 +34,7 @@ from unrolling.losses import cross_entropy
 from unrolling.models import build_model
 from unrolling.models.text import TextClassifier
 from unrolling.seeding import make_generator, seeded
+from unrolling.stopping import Stop, check_stop
 from unrolling.store import Record, Store, make_address
 from unrolling.surroundings import default_dtype, threads
 from unrolling.trackers import accuracy
@@ -181,11 +182,11 @@ class Encoder:
         model.encoder.load_state_dict(self.weights)
 
 
-def obtain_encoder(config: EncoderConfig, store: Store) -> Encoder:
+def obtain_encoder(config: EncoderConfig, store: Store, stop: Stop | None = None) -> Encoder:
     """Return an encoder: from the store if its weights are there, trained and stored if not.
 
     The record lies in the store's folder ``encoders``, the weights beside it. Weights that are not those of
-    the record, byte for byte, are trained anew.
+    the record, byte for byte, are trained anew. Training that is asked to ``stop`` leaves nothing.
     """
     from safetensors.torch import load, save
 
@@ -202,7 +203,7 @@ def obtain_encoder(config: EncoderConfig, store: Store) -> Encoder:
     shelf.check_writable()
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     data = encode(texts, tokenizer, max_tokens=config.max_tokens)
-    weights, result = train_encoder(config, data)
+    weights, result = train_encoder(config, data, stop)
     content = save(weights)
     with replacing(path) as file:
         file.write(content)
@@ -216,12 +217,15 @@ def obtain_encoder(config: EncoderConfig, store: Store) -> Encoder:
     return Encoder(address, weights, record.result["weights"])
 
 
-def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def train_encoder(
+    config: EncoderConfig, data: Dataset, stop: Stop | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train a classifier from nothing by AdamW, and return its encoder's weights and how training went.
 
     Args:
         config: The settings.
         data: The encoder's texts as tokens.
+        stop: Asked before every step.
 
     Returns:
         The weights by name; and the mean loss of every epoch with the accuracy on the test texts.
@@ -255,6 +259,7 @@ def train_encoder(config: EncoderConfig, data: Dataset) -> tuple[dict[str, Tenso
     model.train()
     with seeded(0, "encoder dropout"), threads(1):  # so that the bits do not depend on the threads
         for batch in order:
+            check_stop(stop)
             index = torch.tensor(batch)
             loss = cross_entropy(model(data.train_inputs[index]), data.train_labels[index])
             optimizer.zero_grad()

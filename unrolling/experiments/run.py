@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from unrolling.models import build_model, takes_tokens
 from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
 from unrolling.precision import float32_products
 from unrolling.seeding import seeded
+from unrolling.stopping import Stop
 from unrolling.surroundings import threads
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import (
@@ -47,6 +49,14 @@ Progress = Callable[[int, int], None]
 MOMENTUM = 0.9
 #: The rate of DistilBERT's dropout where a run has it.
 DROPOUT_RATE = 0.1
+_OF_ONE_MODEL = {"step", "velocities", "model"}
+#: What a run's state has at least, by its phase.
+STATE_PARTS = {
+    "shadow": {"shadow"},
+    "pretraining": _OF_ONE_MODEL,
+    "alone": _OF_ONE_MODEL,
+    "unrolling": _OF_ONE_MODEL | {"retrained", "initial_model", "tracker", "unlearning", "rows"},
+}
 
 
 def initial_model(config: RunConfig, dataset: Dataset, encoder: Encoder | None = None) -> nn.Module:
@@ -83,6 +93,7 @@ def execute(
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     graphs: bool = False,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Return the result of one run: a trace over t, every sample of sigma, and what was measured at the end.
 
@@ -96,8 +107,10 @@ def execute(
         progress: Called with (steps done, steps in all), those of a shadow model first.
         encoder: What ``distilbert-small`` starts from, if the run says so.
         graphs: Take the steps of plain SGD in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
+        stop: Asked after every step; a run that has a checkpoint and is to stop saves itself and ends.
 
     Raises:
+        Stopped: If the run ended because of ``stop``. Called again it goes on.
         InputError: If the run asks for tf32 products on a device that has none.
         DivergedError: As soon as weights are found that are not finite: once an epoch, and before they are
             measured or saved.
@@ -109,8 +122,8 @@ def execute(
     # Threads sum in another order with some kernels and not with others. To use more cores, run more at once.
     alone = threads(1) if device.type == "cpu" else nullcontext()
     with products, alone:
-        run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs)
-        state = checkpoint.load() if checkpoint else None
+        run = _Run(config, dataset, device, checkpoint, checkpoint_seconds, progress, encoder, graphs, stop)
+        state = run.stored_state()
         run.train_shadow(state.get("shadow") if state else None)
         if state and state["phase"] == "shadow":
             state = None
@@ -133,6 +146,7 @@ class _Run:
         progress: Progress | None,
         encoder: Encoder | None = None,
         graphs: bool = False,
+        stop: Stop | None = None,
     ):
         self.config = config
         # Token numbers stay whole numbers.
@@ -150,7 +164,7 @@ class _Run:
         #: M' as it starts, once it is known.
         self.retrained: nn.Module | None = None
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
-        self._progress = progress
+        self._progress, self._stop = progress, stop
         self._plain = GraphStepper() if graphs else Stepper()
         #: The run of the shadow model, if there is one; its steps come first.
         self.shadow: _Run | None = None
@@ -158,7 +172,9 @@ class _Run:
             settings, more = shadow_run(config)
             place = _ShadowPart(checkpoint) if checkpoint else None
             first = (lambda done, total: progress(done, total + self.num_steps)) if progress else None
-            self.shadow = _Run(settings, more, device, place, checkpoint_seconds, first, graphs=graphs)
+            self.shadow = _Run(
+                settings, more, device, place, checkpoint_seconds, first, graphs=graphs, stop=stop
+            )
 
     @property
     def num_steps(self) -> int:
@@ -180,6 +196,13 @@ class _Run:
             weight_decay=5e-4 if "momentum" in conventions else 0,
             frozen_statistics="frozen_statistics" in conventions,
         )
+
+    def stored_state(self) -> dict[str, Any] | None:
+        """Return where the run stood when it was saved, or None if it starts."""
+        state = self._checkpoint.load() if self._checkpoint else None
+        if state is None or _is_whole(state):
+            return state
+        return self._checkpoint.set_aside("is not of this version's form")
 
     def train_shadow(self, state: dict[str, Any] | None) -> None:
         """Train the shadow model, if the run has one; from ``state``, if it was begun."""
@@ -453,11 +476,19 @@ class _Run:
             return collect(done) | ({"shadow": shadow.trained_alone()} if shadow else {})
 
         if self._checkpoint:
-            observers.append(Checkpointer(self._checkpoint, complete, every_seconds=self._checkpoint_seconds))
+            seconds, stop = self._checkpoint_seconds, self._stop
+            observers.append(Checkpointer(self._checkpoint, complete, every_seconds=seconds, stop=stop))
         if self._progress:
             before = shadow.num_steps if shadow else 0
             observers.append(_Reporter(self._progress, before + offset, before + self.num_steps))
         return observers
+
+
+def _is_whole(state: dict[str, Any]) -> bool:
+    parts = STATE_PARTS.get(state.get("phase", ""))
+    return (
+        parts is not None and parts <= state.keys() and ("shadow" not in state or _is_whole(state["shadow"]))
+    )
 
 
 @dataclass(frozen=True)
@@ -465,6 +496,10 @@ class _ShadowPart:
     """A run's checkpoint, as the run of its shadow model writes it."""
 
     checkpoint: Checkpoint
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
 
     def save(self, state: dict[str, Any]) -> None:
         self.checkpoint.save({"phase": "shadow", "shadow": state})
