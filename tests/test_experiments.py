@@ -724,6 +724,13 @@ def test_numbers_and_texts_of_numpy_are_what_they_are(name):
         assert make_address(config.to_dict(), "abc") == make_address(plain.to_dict(), "abc")
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "gamma"])
+def test_numbers_that_the_weights_cannot_hold_are_refused(name):
+    assert getattr(RunConfig(**{name: 1e200}), name) == 1e200
+    with pytest.raises(InputError, match=rf"{name} must be at most 3.40282e\+38, got 1e\+200"):
+        RunConfig(**{name: 1e200}, dtype="float32")
+
+
 def test_zero_and_minus_zero_are_one_setting():
     assert repr(RunConfig(gamma=-0.0).gamma) == "0.0"
 

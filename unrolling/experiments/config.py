@@ -193,9 +193,10 @@ class RunConfig:
         for name in self.conventions:
             check_choice("released convention", name, CONVENTIONS)
         object.__setattr__(self, "released", " ".join(sorted(self.conventions)))
-        check_real("learning_rate", self.learning_rate, above=0)
+        largest = torch.finfo(getattr(torch, self.dtype)).max
+        check_real("learning_rate", self.learning_rate, above=0, maximum=largest)
         check_real("sigma_rtol", self.sigma_rtol, above=0)
-        check_real("gamma", self.gamma, minimum=0)
+        check_real("gamma", self.gamma, minimum=0, maximum=largest)
         Objective(self.loss, self.gamma)
 
     def _check_text_settings(self) -> None:
