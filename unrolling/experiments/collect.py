@@ -150,6 +150,7 @@ def obtain(
     device: str = "auto",
     graphs: bool = False,
     jobs: int = 1,
+    begin: Callable[[Sequence[RunConfig]], None] | None = None,
     report: Callable[[int, int, Record], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
@@ -168,6 +169,7 @@ def obtain(
         device: See :func:`choose_device`.
         graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         jobs: Processes that compute at once.
+        begin: Called with the runs to compute, in the order in which they start, if there are any.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
 
@@ -183,6 +185,8 @@ def obtain(
     for config in missing.values():
         if reason := absent.get(data_settings(config)):
             raise must_be_computed(len(missing), len(records), "runs", reason)
+    if begin and missing:
+        begin(list(missing.values()))
     made = _compute_all(list(missing.values()), places[0], jobs, progress, device=device, graphs=graphs)
     with closing(made):  # an error in `report` ends the runs as well
         for done, record in enumerate(made, 1):

@@ -8,6 +8,7 @@ from typing import Any
 
 from unrolling._checks import DataError, InputError, check_choice, check_integer, check_real
 from unrolling.data import DATASETS, load_dataset
+from unrolling.experiments.collect import choose_device
 from unrolling.experiments.config import RunConfig, config_from
 from unrolling.experiments.matrices import matrix_config, read_classes
 from unrolling.experiments.profiles import Scalar, load_profile, notebook_parameters
@@ -75,6 +76,8 @@ def check_page(page: str, values: Mapping[str, Any]) -> None:
     _check_kinds(defaults, values)
     settings = {field.name for field in fields(RunConfig)}.intersection(values)
     of_page = config_from({name: values[name] for name in settings})
+    if "device" in values:
+        choose_device(values["device"], of_page)
     if of_page.train_size:
         _check_batches(of_page, of_page.train_size)
     size_of = cache(_size_of)

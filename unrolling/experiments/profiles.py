@@ -27,7 +27,8 @@ class Experiment:
 
     Attributes:
         notebook: The notebook's name, without ending.
-        parameters: What the notebook exposes to its reader: settings of the runs, and ``num_seeds``.
+        parameters: What the notebook exposes to its reader: settings of the runs, ``num_seeds``, and
+            ``device``, where they are computed, which is no setting.
         fixed: Settings of the runs that the notebook does not expose.
         parts: Named grids, a list of values per setting.
     """
@@ -51,6 +52,7 @@ class Experiment:
             check_choice("parameter", name, self.parameters)
         settings = {**self.fixed, **self.parameters, **changes}
         num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1, maximum=MOST_SEEDS)
+        settings.pop("device", None)
         configs = []
         if not isinstance(part, Iterable):
             check_choice("part", part, self.parts)
@@ -71,12 +73,14 @@ class Profile:
     Attributes:
         name: ``quick``, ``small`` or ``paper``.
         description: What it needs, in one line.
+        jobs: How many runs a page computes at once, on ``cpu`` and on ``cuda``.
         experiments: By name.
         notebooks: Parameters of the notebooks that have no experiment.
     """
 
     name: str
     description: str
+    jobs: dict[str, int]
     experiments: dict[str, Experiment]
     notebooks: dict[str, dict[str, Scalar]]
 
@@ -115,12 +119,14 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}.") from error
-    _check_parts(source, content, {"description": str, "experiments": dict, "notebooks": dict})
+    _check_parts(source, content, {"description": str, "jobs": dict, "experiments": dict, "notebooks": dict})
+    _check_parts(f"jobs of {source}", content["jobs"], {"cpu": int, "cuda": int})
     for key, parts in content["experiments"].items():
         _check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
     return Profile(
         name=name,
         description=content["description"],
+        jobs=content["jobs"],
         experiments={key: Experiment(**parts) for key, parts in content["experiments"].items()},
         notebooks=content["notebooks"],
     )
