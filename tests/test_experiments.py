@@ -236,10 +236,15 @@ def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeyp
     left_behind.parent.mkdir()
     left_behind.write_bytes(b"cut off")
     computed = []
-    first = obtain(configs, store=store, report=lambda done, total, record: computed.append((done, total)))
-    assert computed == [(1, 2), (2, 2)]
+    first = obtain(
+        configs,
+        store=store,
+        begin=computed.append,
+        report=lambda done, total, record: computed.append((done, total)),
+    )
+    assert computed == [configs, (1, 2), (2, 2)]
     monkeypatch.setattr(collect_module, "compute", lambda *args, **options: pytest.fail("computed again"))
-    assert obtain(configs, store=store) == first
+    assert obtain(configs, store=store, begin=lambda missing: pytest.fail("begun again")) == first
     assert [record.config["seed"] for record in first] == [1, 0]
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -699,7 +704,8 @@ def test_names_that_are_no_texts_are_refused_in_words():
 
 def test_a_profile_that_is_written_wrongly_names_its_file_and_the_part():
     parts = "{notebook: 00_x, parameters: {}, fixed: {}, parts: {}}"
-    whole = f"description: d\nexperiments: {{a: {parts}}}\nnotebooks: {{}}"
+    jobs = "{cpu: 2, cuda: 1}"
+    whole = f"description: d\njobs: {jobs}\nexperiments: {{a: {parts}}}\nnotebooks: {{}}"
     assert parse_profile("mine", whole, "mine.yml").experiment("a").notebook == "00_x"
     for old, new, message in (
         ("fixed", "fixd", r"unknown part of experiment 'a' of mine.yml 'fixd': .*Did you mean 'fixed'"),
@@ -707,7 +713,10 @@ def test_a_profile_that_is_written_wrongly_names_its_file_and_the_part():
         ("fixed: {}", "fixed: 5", "'fixed' of experiment 'a' of mine.yml must be a dict, got int"),
         ("description: d", "describe: d", "unknown part of mine.yml 'describe'"),
         ("notebooks: {}", "notebooks: [", "mine.yml is no YAML"),
-        (whole, "5", "mine.yml must have the parts description, experiments, notebooks, got int"),
+        (jobs, "{cpu: 2}", "jobs of mine.yml on cuda must be a whole number, got None"),
+        (jobs, "{cpu: 2, cuda: 0}", "jobs of mine.yml on cuda must be at least 1, got 0"),
+        (jobs, "{cpu: 2, gpu: 1}", "unknown kind of device in jobs of mine.yml 'gpu': expected one of cpu"),
+        (whole, "5", "mine.yml must have the parts description, jobs, experiments, notebooks, got int"),
     ):
         with pytest.raises(InputError, match=message):
             parse_profile("mine", whole.replace(old, new), "mine.yml")

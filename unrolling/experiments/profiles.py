@@ -120,18 +120,23 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     except yaml.YAMLError as error:
         raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}.") from error
     _check_parts(source, content, {"description": str, "jobs": dict, "experiments": dict, "notebooks": dict})
-    _check_parts(f"jobs of {source}", content["jobs"], {"cpu": int, "cuda": int})
+    for kind in content["jobs"]:
+        check_choice(f"kind of device in jobs of {source}", kind, _DEVICES)
     for key, parts in content["experiments"].items():
         _check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
     return Profile(
         name=name,
         description=content["description"],
-        jobs=content["jobs"],
+        jobs={
+            kind: check_integer(f"jobs of {source} on {kind}", content["jobs"].get(kind), minimum=1)
+            for kind in _DEVICES
+        },
         experiments={key: Experiment(**parts) for key, parts in content["experiments"].items()},
         notebooks=content["notebooks"],
     )
 
 
+_DEVICES = ("cpu", "cuda")
 _PARTS = {field.name: str if field.name == "notebook" else dict for field in dataclasses.fields(Experiment)}
 
 
