@@ -132,7 +132,7 @@ def test_what_is_computed_is_told_on_stderr_and_what_is_stored_is_not(jobs, monk
     assert records[0] == stored
     said, out = capfd.readouterr().err.strip().splitlines(), capfd.readouterr().out
     names = [f"digits mlp gamma={gamma} N=0 seed={seed}" for gamma, seed in (("0.5", 0), ("0", 1), ("0", 2))]
-    assert re.fullmatch(r"3 of 4 runs to compute on CPU \(.*\); running: (.*)", said[0])
+    assert re.fullmatch(r"3 of 4 runs to compute on CPU \(.*\) in float32; running: (.*)", said[0])
     assert said[0].endswith(f"running: {', '.join(names[:jobs])}")
     done = [re.fullmatch(r"\[(\d)/3\] (.*): e=\S+ v=\S+ in \S+ s(; running: .*)?", line) for line in said[1:]]
     assert [line[1] for line in done] == ["1", "2", "3"]
