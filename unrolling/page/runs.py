@@ -47,10 +47,9 @@ def obtain_for_page(configs: Sequence[RunConfig], profile: str, device: str) -> 
         waiting.extend(missing)
         where = ", ".join(sorted(map(describe_device, devices)))
         how = ", ".join(sorted({config.dtype for config in missing}))
+        some = f"{len(missing)} of {len(set(configs))} runs"
         # papermill leaves the line of its bar open
-        _log(
-            f"\n{len(missing)} of {len(set(configs))} runs to compute on {where} in {how}; running: {running()}"
-        )
+        _log(f"\n{some} to compute on {where} in {how}; running: {running()}")
 
     def report(done: int, total: int, record: Record) -> None:
         waiting.remove(config_from(record.config))
