@@ -2,8 +2,10 @@
 SHELL   := /bin/bash
 PYTHON  ?= python3
 PROFILE ?= quick
-JOBS    ?= 2
-TIMEOUT ?= 1800
+DEVICE  ?= auto
+# A GPU computes for one notebook at a time, and the runs of the paper's profile take days.
+JOBS    ?= $(if $(filter cuda%,$(DEVICE)),1,2)
+TIMEOUT ?= $(if $(filter paper,$(PROFILE)),604800,1800)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 
@@ -35,8 +37,9 @@ setup: .venv/.synced  ## .venv with exactly what requirements.lock names, and th
 	echo "Set-up took $$SECONDS s"
 	@touch $@
 
-book: setup  ## run the notebooks (PROFILE=quick, small or paper; JOBS=2) and render _build/html/index.html
-	@$(BIN)/python -m workflow.build_book --profile $(PROFILE) --jobs $(JOBS) --timeout $(TIMEOUT)
+book: setup  ## run the notebooks (PROFILE=quick, small, paper; DEVICE=cuda; JOBS=2), render _build/html/index.html
+	@$(BIN)/python -m workflow.build_book --profile $(PROFILE) --device $(DEVICE) \
+	  --jobs $(JOBS) --timeout $(TIMEOUT)
 
 # The book comes first: its notebooks fill the run store that nbval and the tests then read.
 test: setup lint  ## lint, the quick book, unit tests, notebooks under nbval, the built book

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from papermill.cli import _resolve_type
 
 from unrolling import cli
@@ -136,6 +137,8 @@ def try_papermill(words):
         else:
             assert flag == "-p"
             given[name] = _resolve_type(options.pop(0))
+    if given.get("device") == "cuda" and not torch.cuda.is_available():
+        given["device"] = "auto"  # the rest of it can be tried without a GPU
     check_page(page, given)
 
 

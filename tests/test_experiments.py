@@ -238,11 +238,14 @@ def test_obtain_computes_once_and_answers_from_the_store(tiny, tmp_path, monkeyp
     computed = []
     with pytest.warns(UserWarning, match="the run starts over"):
         first = obtain(
-            configs, store=store, report=lambda done, total, record: computed.append((done, total))
+            configs,
+            store=store,
+            begin=computed.append,
+            report=lambda done, total, record: computed.append((done, total)),
         )
-    assert computed == [(1, 2), (2, 2)]
+    assert computed == [configs, (1, 2), (2, 2)]
     monkeypatch.setattr(collect_module, "compute", lambda *args, **options: pytest.fail("computed again"))
-    assert obtain(configs, store=store) == first
+    assert obtain(configs, store=store, begin=lambda missing: pytest.fail("begun again")) == first
     assert [record.config["seed"] for record in first] == [1, 0]
     assert not list(tmp_path.rglob("*.pt"))
 

@@ -171,6 +171,12 @@ def test_run_card_lists_mixed_values():
     assert "0123456789ab, fedcba987654 with uncommitted changes" in summary
 
 
+def test_run_card_says_how_float32_was_multiplied():
+    rounded = replace(record(1), config={"seed": 1, "dtype": "float32", "products": "tf32"})
+    assert "Precisionfloat64Productsieee" in card(record(0))[0]
+    assert "Precisionfloat64, float32Productsieee, tf32" in card(record(0), rounded)[0]
+
+
 def test_run_card_tells_new_runs_from_stored_ones():
     summary, _ = card(record(0), record(1, started=datetime.now(UTC).isoformat()))
     assert "2 (1 computed for this page, 1 read from the store)" in summary

@@ -214,6 +214,30 @@ def test_the_names_are_those_of_the_last_cell_that_papermill_wrote():
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("page", PAGES)
+def test_what_papermill_does_not_give_with_a_profile_has_the_profiles_value(page, profile):
+    names = page_parameters(page) | {"profile": profile, "seed_of_my_own": 5}
+    names["In"] = ["", f"# Parameters\nprofile = {profile!r}\n", "check_parameters(...)"]
+    check_parameters(page, names)
+    assert {name: names[name] for name in page_parameters(page)} == page_parameters(page, profile)
+    assert names["seed_of_my_own"] == 5
+
+
+def test_what_papermill_gives_stays_and_without_a_profile_nothing_is_changed():
+    page = "06_training_with_sd_loss"
+    names = page_parameters(page) | {"profile": "paper", "dataset": "cifar10-jpeg", "num_seeds": 1}
+    cell = "# Parameters\nprofile = 'paper'\ndataset = 'cifar10-jpeg'\nnum_seeds = 1\n"
+    command = check_parameters(page, names | {"In": ["", cell, "check_parameters(...)"]})
+    for given in ("profile paper", "dataset cifar10-jpeg", "num_seeds 1", "model resnet18", "dtype float32"):
+        assert f" {given}" in command
+    assert " model " not in check_parameters(
+        page, dict(names)
+    )  # by hand: what the page shows is what it does
+    given = names | {"profile": "quick", "In": ["", cell.replace("profile = 'paper'\n", ""), "check"]}
+    assert " model " not in check_parameters(page, given)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_command_of_a_page_gives_it_the_same_parameters_again(page, profile):
     asked = notebook_parameters(profile)[page]
     words = shlex.split(check_parameters(page, asked))

@@ -31,6 +31,7 @@ from unrolling.experiments import (
 )
 from unrolling.experiments.lists import LISTS, load_list
 from unrolling.experiments.provenance import commit, describe_device, versions
+from unrolling.experiments.summary import run_summary
 from unrolling.experiments.work import work
 from unrolling.losses import LOSSES
 from unrolling.methods import METHODS
@@ -254,11 +255,7 @@ def _summary(record: Record) -> str:
                 f"{len(config['metrics'])} metrics, {len(config['seeds'])} seeds, "
                 f"in {record.provenance['seconds']:.1f} s"
             )
-        return (
-            f"{config['dataset']} {config['model']} gamma={config['gamma']:g} "
-            f"N={config['pretrain_epochs']} seed={config['seed']}: e={result['trace']['e'][-1]:.4g} "
-            f"v={result['trace']['v'][-1]:.4g} in {record.provenance['seconds']:.1f} s"
-        )
+        return run_summary(record)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return "a whole run of a form that this version does not know"
 

@@ -39,11 +39,23 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def profile_parameters(profile: str) -> dict[str, dict[str, Scalar]]:
-    """Return what the profile asks of each notebook: the one place where the builder meets the package."""
-    from unrolling.experiments import notebook_parameters
+def profile_parameters(profile: str, device: str | None = None) -> dict[str, dict[str, Scalar]]:
+    """Return what the profile asks of each notebook: the one place where the builder meets the package.
 
-    return notebook_parameters(profile)
+    Args:
+        profile: Its name.
+        device: Where the notebooks that compute runs do so, if not where the profile says.
+
+    Raises:
+        ValueError: If there is no such profile, or no such device here.
+    """
+    from unrolling.experiments import RunConfig, choose_device, notebook_parameters
+
+    asked = notebook_parameters(profile)
+    if device is None:
+        return asked
+    choose_device(device, RunConfig())
+    return {slug: given | {"device": device} if "device" in given else given for slug, given in asked.items()}
 
 
 def _read_manifest(path: Path) -> dict:
@@ -253,6 +265,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m workflow.build_book", description=__doc__)
     parser.add_argument("--profile", default="quick", help="quick (default), small or paper")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: what the profile says)")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds a notebook may take")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
@@ -260,7 +273,7 @@ def main() -> None:
     # Being terminated is as being interrupted: the notebooks must not run on without us.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        of_profile = profile_parameters(args.profile)
+        of_profile = profile_parameters(args.profile, args.device)
         build(args.root.resolve(), args.profile, of_profile, jobs=args.jobs, timeout=args.timeout)
     except (BuildError, ValueError) as error:
         sys.exit(f"error: {error}")

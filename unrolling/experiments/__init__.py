@@ -1,6 +1,7 @@
 """Runs, profiles and exhibits: what the paper's figures and tables are made from here."""
 
 from unrolling.experiments.collect import (
+    choose_device,
     default_store,
     final_frame,
     obtain,
@@ -18,6 +19,7 @@ __all__ = [
     "PROFILES",
     "Exhibit",
     "RunConfig",
+    "choose_device",
     "claims_of_page",
     "config_from",
     "default_store",

@@ -164,6 +164,7 @@ def obtain(
     device: str = "auto",
     graphs: bool = False,
     jobs: int = 1,
+    begin: Callable[[Sequence[RunConfig]], None] | None = None,
     report: Callable[[int, int, Record], None] | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
@@ -185,6 +186,7 @@ def obtain(
         device: See :func:`choose_device`.
         graphs: Take the steps in CUDA graphs, see :class:`unrolling.cuda_graph.GraphStepper`.
         jobs: Processes that compute at once.
+        begin: Called with the runs to compute, in the order in which they start, if there are any.
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
         stop: Asked after every step, see :mod:`unrolling.stopping`.
@@ -204,6 +206,8 @@ def obtain(
     for config in missing.values():
         if reason := absent.get(data_settings(config)):
             raise must_be_computed(len(missing), len(records), "runs", reason)
+    if begin and missing:
+        begin(list(missing.values()))
     how: dict[str, Any] = {"device": device, "graphs": graphs, "keep_going": failed is not None}
     made = _compute_all(list(missing.values()), places[0], jobs, progress, stop, **how)
     try:

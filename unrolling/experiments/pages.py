@@ -8,6 +8,7 @@ from typing import Any
 
 from unrolling._checks import DataError, InputError, check_choice, check_integer, check_real
 from unrolling.data import DATASETS, load_dataset
+from unrolling.experiments.collect import choose_device
 from unrolling.experiments.config import RunConfig, config_from
 from unrolling.experiments.matrices import matrix_config, read_classes
 from unrolling.experiments.profiles import Scalar, load_profile, notebook_parameters
@@ -41,13 +42,14 @@ _COMPARES_EPOCHS = (
 )
 
 
-def page_parameters(page: str) -> dict[str, Scalar]:
-    """Return the parameters of a notebook with their defaults, which are those of the quick profile.
+def page_parameters(page: str, profile: str = "quick") -> dict[str, Scalar]:
+    """Return the parameters of a notebook with their values in a profile; its defaults are those of quick.
 
     Args:
         page: The notebook's name, without ending.
+        profile: The profile.
     """
-    known = notebook_parameters("quick")
+    known = notebook_parameters(profile)
     return dict(known[check_choice("page", page, known)])
 
 
@@ -75,6 +77,8 @@ def check_page(page: str, values: Mapping[str, Any]) -> None:
     _check_kinds(defaults, values)
     settings = {field.name for field in fields(RunConfig)}.intersection(values)
     of_page = config_from({name: values[name] for name in settings})
+    if "device" in values:
+        choose_device(values["device"], of_page)
     if of_page.train_size:
         _check_batches(of_page, of_page.train_size)
     size_of = cache(_size_of)

@@ -28,7 +28,8 @@ class Experiment:
 
     Attributes:
         notebook: The notebook's name, without ending.
-        parameters: What the notebook exposes to its reader: settings of the runs, and ``num_seeds``.
+        parameters: What the notebook exposes to its reader: settings of the runs, ``num_seeds``, and
+            ``device``, where they are computed, which is no setting.
         fixed: Settings of the runs that the notebook does not expose.
         parts: Named grids, a list of values per setting.
     """
@@ -52,6 +53,7 @@ class Experiment:
             check_choice("parameter", name, self.parameters)
         settings = {**self.fixed, **self.parameters, **changes}
         num_seeds = check_integer("num_seeds", settings.pop("num_seeds"), minimum=1, maximum=MOST_SEEDS)
+        settings.pop("device", None)
         configs = []
         if not isinstance(part, Iterable):
             check_choice("part", part, self.parts)

@@ -4,6 +4,7 @@ from unrolling.page.claims import claims, ledger
 from unrolling.page.figures import InteractiveFigure, figure, interactive
 from unrolling.page.parameters import check_parameters
 from unrolling.page.run_card import run_card
+from unrolling.page.runs import obtain_for_page, run_settings
 from unrolling.page.tables import Missing, interval_text, reported
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "interactive",
     "interval_text",
     "ledger",
+    "obtain_for_page",
     "reported",
     "run_card",
+    "run_settings",
 ]

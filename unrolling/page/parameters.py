@@ -6,7 +6,7 @@ the page itself has to.
 
 import ast
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from unrolling.experiments.pages import check_page, page_parameters
@@ -16,15 +16,17 @@ from unrolling.experiments.profiles import Scalar
 _INJECTED = "# Parameters\n"
 
 
-def check_parameters(page: str, names: Mapping[str, Any]) -> str:
+def check_parameters(page: str, names: MutableMapping[str, Any]) -> str:
     """Raise unless the page can run with the parameters that it was given.
 
-    Called in a notebook's first cell after its parameters, before anything is computed.
+    Called in a notebook's first cell after its parameters, before anything is computed. The defaults of a
+    page are those of the quick profile: where papermill gives another profile, what it does not give gets
+    that profile's value.
 
     Args:
         page: The notebook's name, without ending.
         names: The notebook's ``globals()``. Of a kernel's history, ``In``, the cell is read that papermill
-            wrote, for names that the page does not have.
+            wrote, for names that the page does not have, and for those that it was not given.
 
     Returns:
         The command that runs the page with these parameters.
@@ -34,6 +36,9 @@ def check_parameters(page: str, names: Mapping[str, Any]) -> str:
     """
     defaults = page_parameters(page)
     injected = _injected_names(names.get("In", ()), set(defaults))
+    if "profile" in injected:
+        of_profile = page_parameters(page, names["profile"])
+        names.update({name: value for name, value in of_profile.items() if name not in injected})
     values = {name: names[name] for name in (*defaults, *injected) if name in names}
     check_page(page, values)
     return _command(page, {name: value for name, value in values.items() if value != defaults[name]})

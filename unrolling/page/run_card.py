@@ -8,6 +8,7 @@ from typing import Any
 
 from IPython.display import HTML
 
+from unrolling.experiments.config import RunConfig
 from unrolling.experiments.provenance import commit, versions
 from unrolling.store import Record
 
@@ -61,6 +62,7 @@ def _run_rows(runs: Sequence[Record]) -> dict[str, str]:
         "Data": distinct(f"{d['name']}: {d['description']} (fingerprint {d['fingerprint']})" for d in data),
         "Device": distinct(provenance["device"] for provenance in provenances),
         "Precision": distinct(run.config["dtype"] for run in runs),
+        "Products": distinct(run.config.get("products", RunConfig.products) for run in runs),
         "Threads": distinct(provenance["threads"] for provenance in provenances),
         "Duration": f"{_seconds(sum(provenance['seconds'] for provenance in provenances))} in all; "
         f"{_seconds(provenances[newest]['seconds'])} for the newest run, "
