@@ -7,8 +7,9 @@ reported: 1 is linear. Time is processor time, which other work on the machine d
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -31,14 +32,17 @@ from unrolling import (
     snapshot,
     top_singular_value,
 )
+from unrolling.curvature import MAX_BASIS
 from unrolling.store import Record, Store, make_address
 
 BATCH_SIZE = 32
 INPUTS = 16
 #: Products of one estimate: all are taken, so that sizes differ in nothing else.
-PRODUCTS = 8
+PRODUCTS = 16
 #: Vectors kept at most by an estimate; None is one for each product.
-BASES = {"whole": None, "basis_4": 4, "basis_3": 3}
+BASES = {"whole": None, "default": MAX_BASIS, "basis_4": 4, "basis_3": 3}
+#: Those that are tried where the weights are many.
+BOUNDED = {"default": MAX_BASIS, "basis_4": 4}
 DTYPE = torch.float64
 
 
@@ -91,7 +95,7 @@ def cpu_seconds(task: Callable[[], Any], repeats: int) -> float:
     return min(common.timed(task)[1]["cpu"] for _ in range(repeats))
 
 
-def weights(size: int) -> dict[str, Any]:
+def weights(size: int, bases: Mapping[str, int | None] = BASES) -> dict[str, Any]:
     """Cost of one sigma estimate, whole basis and bounded, and of e from a finished tracker."""
     (batch,) = batches(1)
     model = network(size)
@@ -113,7 +117,7 @@ def weights(size: int) -> dict[str, Any]:
     tracker = UnlearningTracker(model, loss_fn, learning_rate=0.1, max_hvps=1, probe=False)
     tracker.step(batch)
     row: dict[str, Any] = {"weights": count, "e_seconds": cpu_seconds(tracker.result, repeats)}
-    for name, max_basis in BASES.items():
+    for name, max_basis in bases.items():
         task = estimate(max_basis)
         row[f"sigma_{name}_seconds"] = cpu_seconds(task, repeats)
         row[f"sigma_{name}_bytes"] = peak_memory(task)
@@ -227,6 +231,7 @@ def main() -> None:
     torch.set_num_threads(1)
     parts = {  # the name of its size, what measures it, sizes, sizes of a trial
         "weights": ("weights", weights, [10**k for k in range(3, 8)], [10**3, 10**4]),
+        "many_weights": ("weights", partial(weights, bases=BOUNDED), [5 * 10**7], [10**4]),
         "expansion": ("steps", expansion, [8, 16, 32, 64, 128], [4, 8]),
         "amnesiac": ("steps", amnesiac, [25, 50, 100, 200, 400], [8, 16]),
         "store": ("runs", runs, [10**k for k in range(2, 6)], [10, 100]),

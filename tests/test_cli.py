@@ -11,7 +11,7 @@ import pytest
 
 from unrolling._checks import printable, shown
 from unrolling.cli import main
-from unrolling.experiments import ledger, published_store
+from unrolling.experiments import ledger, load_profile, published_store
 from unrolling.paper import Finding
 from unrolling.store import Record, Store
 
@@ -433,3 +433,46 @@ def test_encoders_and_tables_are_listed_like_runs(cli):
         listed = cli("store", "list", "--store", published_store("small").root / folder)
         assert listed.returncode == 0
         assert text in listed.stdout
+
+
+# work
+
+LIST = """
+description: two runs of a grid
+profile: quick
+runs:
+  - {experiment: training_with_sd_loss, part: strength, seeds: [0], where: {gamma: [2.0, 0]}}
+"""
+
+
+def test_work_computes_a_list_and_leaves_a_packed_store(cli, tmp_path, monkeypatch):
+    grid = load_profile("quick").experiment("training_with_sd_loss")
+    for name, value in {"train_size": 32, "test_size": 20, "model": "linear", "batch_size": 16}.items():
+        monkeypatch.setitem(grid.parameters, name, value)
+    (tmp_path / "mine.yml").write_text(LIST)
+    done = cli("work", "mine.yml", "--pack", "mine.jsonl.gz", "--budget-minutes", "60")
+    assert done.returncode == 0
+    assert "[1/2] digits linear gamma=2" in done.stderr
+    assert "runs: 2\nstored: 2\nleft: 0\npacked: 2\nfile: mine.jsonl.gz" in done.stdout
+    other = Store(tmp_path / "other")
+    assert other.unpack(tmp_path / "mine.jsonl.gz").runs == 2
+    again = cli("work", "mine.yml", "--json")
+    assert (json.loads(again.stdout), again.stderr) == ({"runs": 2, "stored": 2, "left": 0}, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["narow"], "unknown list of runs 'narow'"),
+        (["nowhere.yml"], "cannot read the list of runs 'nowhere.yml'"),
+        (["core", "--profile", "papr"], "unknown profile 'papr'"),
+        (["core", "--budget-minutes", "0"], "minutes must be"),
+        (["core", "--jobs", "0"], "--jobs must be"),
+        (["core"], "cifar10"),
+    ],
+)
+def test_work_refuses_in_one_line(cli, arguments, message):
+    done = cli("work", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -600,6 +600,67 @@ def test_the_paper_profile_is_the_papers_tables():
     assert {(c.batch_size, c.epochs) for c in ours} == {(32, 1)}
 
 
+def test_the_narrow_profile_differs_from_the_papers_in_width_layout_and_compression():
+    """Data, N, t and b are the paper's, of what both have."""
+    narrow, paper = load_profile("narrow"), load_profile("paper")
+    for name, part in (
+        ("training_with_sd_loss", "strength"),
+        ("training_with_sd_loss", "strength_vgg"),
+        ("influence_of_pretraining", "table4"),
+        ("unlearning_error", "settings"),
+        ("proxy", "steps"),
+    ):
+        own = narrow.experiment(name).configs(part, num_seeds=1)
+        papers = paper.experiment(name).configs(part, num_seeds=1)
+        differs = {"dataset": "cifar10-jpeg", "width": 16, "memory_format": "channels_last"}
+        on_cifar10 = [config for config in papers if config.dataset == "cifar10"]
+        assert own == [dataclasses.replace(config, **differs) for config in on_cifar10]
+    for experiment in narrow.experiments.values():
+        for config in experiment.configs(experiment.parts):
+            assert config.dtype == "float32"
+            assert config.width == (16 if config.model in ("resnet18", "vgg19") else 0)
+
+
+def test_the_jpeg_profile_is_the_paper_profile_on_other_images():
+    jpeg, paper = load_profile("paper-jpeg"), load_profile("paper")
+    assert jpeg.experiments.keys() == paper.experiments.keys()
+    for name, experiment in paper.experiments.items():
+        for part in experiment.parts:
+            of_paper = [c for c in experiment.configs(part) if c.dataset != "cifar100"]
+            other = {"cifar10": "cifar10-jpeg"}
+            assert jpeg.experiment(name).configs(part) == [
+                dataclasses.replace(c, dataset=other.get(c.dataset, c.dataset)) for c in of_paper
+            ]
+    assert {p["profile"] for p in notebook_parameters("paper-jpeg").values()} == {"paper-jpeg"}
+
+
+def test_a_profile_like_another_is_checked_as_well():
+    whole = "description: d\nlike: quick\ndatasets: {}\nsettings: {}\nexperiments: {}"
+    assert (
+        parse_profile("mine", whole, "mine.yml").experiments.keys()
+        == load_profile("quick").experiments.keys()
+    )
+    for old, new, message in (
+        ("like: quick", "like: quik", "unknown profile that mine.yml is like 'quik'"),
+        ("settings: {}", "setting: {}", "unknown part of mine.yml 'setting'"),
+        ("settings: {}\n", "", "'settings' of mine.yml must be a dict, got nothing"),
+        ("experiments: {}", "experiments: {prox: {}}", "unknown experiment of mine.yml 'prox'"),
+        (
+            "experiments: {}",
+            "experiments: {proxy: {part: {}}}",
+            "unknown part of experiment 'proxy' of mine.yml",
+        ),
+        (
+            "experiments: {}",
+            "experiments: {proxy: {parts: 5}}",
+            "'parts' of experiment 'proxy' of mine.yml must be",
+        ),
+        ("experiments: {}", "experiments: {proxy: 5}", "experiment 'proxy' of mine.yml must have"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_profile("mine", whole.replace(old, new), "mine.yml")
+
+
 def test_every_exhibit_names_what_exists():
     slugs = set(notebook_parameters("quick"))
     for exhibit in EXHIBITS:
@@ -659,6 +720,13 @@ def test_numbers_and_texts_of_numpy_are_what_they_are(name):
         assert config == plain
         assert type(getattr(config, name)) is type(value)
         assert make_address(config.to_dict(), "abc") == make_address(plain.to_dict(), "abc")
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "gamma"])
+def test_numbers_that_the_weights_cannot_hold_are_refused(name):
+    assert getattr(RunConfig(**{name: 1e200}), name) == 1e200
+    with pytest.raises(InputError, match=rf"{name} must be at most 3.40282e\+38, got 1e\+200"):
+        RunConfig(**{name: 1e200}, dtype="float32")
 
 
 def test_zero_and_minus_zero_are_one_setting():

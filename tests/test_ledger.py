@@ -1,12 +1,13 @@
 """The claims ledger: every claim once, verdicts that follow from what was measured, runs by profile."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
 
 from unrolling._checks import InputError
-from unrolling.experiments import collect, ledger, load_profile, obtain, published_store
+from unrolling.experiments import PROFILES, collect, ledger, load_profile, obtain, published_store
 from unrolling.experiments.ledger import all_checks, check, claims_of_page, evaluate
 from unrolling.experiments.profiles import Experiment, Profile
 from unrolling.paper import KINDS, VERDICTS, Entry, Finding, NotTestable, claims, count_verdicts, find_claim
@@ -57,9 +58,19 @@ def test_verdicts_follow_from_the_propositions():
     assert [finding.verdict for finding in (HELD, HALF, FAILED)] == ["reproduced", "partly", "contradicted"]
 
 
-@pytest.mark.parametrize("propositions", [{}, {"a": None}, {"a": 1}])
+@pytest.mark.parametrize("held", list(itertools.product([True, False, None], repeat=3)))
+def test_what_is_open_leaves_a_verdict_undecided_unless_it_is_the_same_either_way(held):
+    def verdict(held):
+        return dataclasses.replace(HELD, propositions=dict(zip("abc", held, strict=True))).verdict
+
+    closed = itertools.product(*([True, False] if part is None else [part] for part in held))
+    possible = {verdict(parts) for parts in closed}
+    assert verdict(held) == (possible.pop() if len(possible) == 1 else "undecided")
+
+
+@pytest.mark.parametrize("propositions", [{}, {"a": "yes"}, {"a": 1}])
 def test_a_finding_without_a_proper_proposition_is_refused(propositions):
-    with pytest.raises(InputError, match="must map the parts of a claim to True or False"):
+    with pytest.raises(InputError, match="must map the parts of a claim to True, False or None"):
         dataclasses.replace(HELD, propositions=propositions)
 
 
@@ -129,7 +140,8 @@ def runs(registry, tmp_path, monkeypatch):
     fixed = {"dataset": "digits", "train_size": 32, "test_size": 20, "model": "linear", "batch_size": 16}
     fixed |= {"pretrain_epochs": 0, "gamma": 0.0}
     profiles = {}
-    for name, learning_rates in {"quick": [0.1], "small": [0.1, 0.2], "paper": [0.2]}.items():
+    rates = {"quick": [0.1], "small": [0.1, 0.2], "narrow": [0.3], "paper": [0.2]}
+    for name, learning_rates in rates.items():
         parts = {"part": {"learning_rate": learning_rates}}
         if name == "paper":
             parts["other data"] = {"learning_rate": learning_rates}
@@ -155,6 +167,30 @@ def test_runs_of_the_largest_profile_that_is_whole_are_used(runs):
     assert (entry.profile, entry.runs) == ("paper", (paper.address,))
     (entry,) = evaluate([CLAIM], profile="small")
     assert entry.runs == (quick.address, paper.address)
+
+
+def test_the_first_whole_seeds_are_used_and_counted(runs, monkeypatch):
+    """Seed 1 misses a run: seed 2 does not count, and with seed 0 incomplete nothing does."""
+    profile = ledger.load_profile("small")
+    seeds = dataclasses.replace(profile.experiment("tiny"), parameters={"num_seeds": 3})
+    monkeypatch.setattr(
+        ledger, "load_profile", {name: Profile(name, "", {"tiny": seeds}, {}) for name in PROFILES}.get
+    )
+    configs = seeds.configs("part")  # two rates by three seeds
+    register(CLAIM, HELD, **TINY)
+    there = {record.config["seed"]: record.address for record in obtain(configs[:3])}
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert entry.verdict == "not yet run"
+    (first,) = obtain([config for config in configs[3:] if config.seed == 0])
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert (entry.num_seeds, set(entry.runs)) == (1, {there[0], first.address})
+    obtain([config for config in configs[3:] if config.seed == 2])
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert (entry.num_seeds, len(entry.runs)) == (1, 2)
+    obtain(configs)
+    (entry,) = evaluate([CLAIM], profile="small")
+    assert (entry.num_seeds, len(entry.runs)) == (3, 6)
+    assert entry.to_dict()["num_seeds"] == 3
 
 
 def test_a_part_that_only_one_profile_has_is_looked_for_there(runs):
@@ -256,4 +292,4 @@ def test_entries_are_json_with_the_promised_keys(registry):
 
 def test_counts_name_every_verdict():
     entries = [Entry(Claim(*"abcdefgh"), verdict, "") for verdict in ("partly", "partly", "not yet run")]
-    assert count_verdicts(entries) == dict(zip(VERDICTS, (0, 2, 0, 0, 1), strict=True))
+    assert count_verdicts(entries) == dict(zip(VERDICTS, (0, 2, 0, 0, 0, 1), strict=True))

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from unrolling.experiments import PROFILES
 from workflow.build_book import profile_parameters
 from workflow.notebooks import canonical, canonical_text, problems, refresh
 from workflow.parameters import choose_parameters, notebook_defaults
@@ -16,7 +17,6 @@ from workflow.staging import book_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = ("quick", "small", "paper")
 
 
 def test_the_book_names_every_notebook():

@@ -228,7 +228,7 @@ def test_interval_text_reads_in_a_sentence_and_leaves_out_what_one_seed_cannot_s
 
 def entries():
     finding = Finding(
-        propositions={"lowest": True, "high<est": False},
+        propositions={"lowest": True, "high<est": False, "last": None},
         value=0.5,
         value_is="share & part",
         interval=(0.25, 0.75),
@@ -237,7 +237,9 @@ def entries():
     return [
         Entry(find_claim("T12"), "partly", finding.reason, finding, "any", (), "03_unrolling_sgd"),
         Entry(find_claim("T08"), "not yet run", "No check."),
-        Entry(find_claim("E01"), "not yet run", "Not here.", finding, "small", ("0a", "0b"), "06_training"),
+        Entry(
+            find_claim("E01"), "not yet run", "Not here.", finding, "small", ("0a", "0b"), "06_training", 1
+        ),
     ]
 
 
@@ -254,8 +256,8 @@ def test_ledger_has_a_row_per_claim_with_what_the_filters_need():
     assert [select["name"] for select in shown.all("select")] == ["chapter", "kind", "verdict"]
     assert "3 claims: 1 partly, 2 not yet run" in shown.text
     assert "Half <of> it." in shown.text
-    assert "share & part: 0.500 [0.250, 0.750]; lowest: yes; high<est: no" in shown.text
-    assert "2 runs of the small profile" in shown.text
+    assert "share & part: 0.500 [0.250, 0.750]; lowest: yes; high<est: no; last: open" in shown.text
+    assert "2 runs of the small profile, 1 seed" in shown.text
 
 
 def test_the_digits_of_a_rounding_error_are_not_shown():

@@ -110,7 +110,10 @@ def test_an_unknown_name_stops_every_page(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_an_unknown_profile_stops_every_page(page):
-    with pytest.raises(InputError, match=r"^unknown profile 'nonsense': expected one of paper, quick, small"):
+    with pytest.raises(
+        InputError,
+        match=r"^unknown profile 'nonsense': expected one of narrow, paper, paper-jpeg, quick, small",
+    ):
         open_page(page, {"profile": "nonsense"})
 
 

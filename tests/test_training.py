@@ -307,6 +307,13 @@ def test_data_that_are_no_tensors_are_named(problem):
 # Divergence
 
 
+def test_a_rate_that_the_weights_cannot_hold_is_refused():
+    """PyTorch's own word for it is about a conversion."""
+    model, batch = nn.Linear(4, 2), (torch.ones(3, 4), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"learning_rate must be at most 3.40282e\+38, got 1e\+200"):
+        sgd_step(model, batch, OBJECTIVE, 1e200)
+
+
 @pytest.mark.parametrize("weight", [float("inf"), float("nan"), 1e200])
 @pytest.mark.parametrize("name", ["M", "M'"])
 def test_weights_whose_norm_is_not_finite_are_noticed_in_either_model(name, weight):

@@ -51,9 +51,14 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def check_real(
-    name: str, value: object, *, minimum: float | None = None, above: float | None = None
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
 ) -> float:
-    """Return ``value`` as a finite float that is at least ``minimum`` (or larger than ``above``)."""
+    """Return ``value`` as a finite float from ``minimum`` (or above ``above``) up to ``maximum``."""
     if not isinstance(value, Real) or isinstance(value, bool):
         hint = (
             " In YAML write 1.0e-3 rather than 1e-3, which is a string there."
@@ -71,6 +76,8 @@ def check_real(
         raise InputError(f"{name} must be at least {minimum:g}, got {number:g}.")
     if above is not None and number <= above:
         raise InputError(f"{name} must be larger than {above:g}, got {number:g}.")
+    if maximum is not None and number > maximum:
+        raise InputError(f"{name} must be at most {maximum:g}, got {number:g}.")
     return number
 
 

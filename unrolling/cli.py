@@ -29,13 +29,15 @@ from unrolling.experiments import (
     obtain,
     setting_docs,
 )
+from unrolling.experiments.lists import LISTS, load_list
 from unrolling.experiments.provenance import commit, describe_device, versions
+from unrolling.experiments.work import work
 from unrolling.losses import LOSSES
 from unrolling.methods import METHODS
 from unrolling.metrics import METRICS
 from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
-from unrolling.stopping import Stop, Stopped, stop_on_signals
+from unrolling.stopping import Stopped, stop_on_signals
 from unrolling.store import Record, Store
 
 #: Processes that one command may start.
@@ -106,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"unrolling {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_add_run, _add_list, _add_data, _add_store, _add_claims, _add_doctor):
+    for add in (_add_run, _add_work, _add_list, _add_data, _add_store, _add_claims, _add_doctor):
         add(verbs)
     return parser
 
@@ -151,14 +153,7 @@ def _add_run(verbs: Any) -> None:
     )
     parser.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} (default: quick)")
     parser.add_argument("--num-seeds", type=int, help="seeds per setting of a figure")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that compute at once (default: 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument(
-        "--cuda-graph",
-        action="store_true",
-        help="experimental: replay each step from a CUDA graph, on a GPU",
-    )
-    parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
+    _add_how(parser)
     settings = parser.add_argument_group(
         "settings of the runs (defaults: the figure's, or those in brackets)"
     )
@@ -173,11 +168,21 @@ def _add_run(verbs: Any) -> None:
         )
 
 
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Add where and how runs are computed."""
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compute at once (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="experimental: replay each step from a CUDA graph, on a GPU",
+    )
+    parser.add_argument("--store", help="folder of runs (default: UNROLLING_STORE, else runs/)")
+
+
 def _run(arguments: argparse.Namespace) -> int | None:
     names = [setting.name for setting in dataclasses.fields(RunConfig)]
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_integer("--jobs", arguments.jobs, minimum=1, maximum=MOST_JOBS)
-    store = None if arguments.store is None else Store(expand("--store", arguments.store))
     if arguments.exhibit:
         exhibit = find_exhibit(arguments.exhibit)
         if exhibit.experiment is None or exhibit.part is None:
@@ -193,7 +198,7 @@ def _run(arguments: argparse.Namespace) -> int | None:
 
     with stop_on_signals() as stop:
         try:
-            records = _obtain(arguments, configs, store, stop)
+            records = _compute(arguments, obtain, configs, stop=stop)
         except (Stopped, KeyboardInterrupt) as ended:
             return _end_by(stop.number or signal.SIGINT, str(ended) or "interrupted")
     if arguments.json:
@@ -206,10 +211,12 @@ def _run(arguments: argparse.Namespace) -> int | None:
     return None
 
 
-def _obtain(
-    arguments: argparse.Namespace, configs: list[RunConfig], store: Store | None, stop: Stop
-) -> list[Record]:
-    """Get the runs, and show how it goes."""
+def _compute(
+    arguments: argparse.Namespace, function: Callable[..., Any], configs: list[RunConfig], **how: Any
+) -> Any:
+    """Let a function get the runs, and show how it goes."""
+    check_integer("--jobs", arguments.jobs, minimum=1, maximum=MOST_JOBS)
+    store = None if arguments.store is None else Store(expand("--store", arguments.store))
     with tqdm(unit="step", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -220,7 +227,7 @@ def _obtain(
             bar.reset()
             bar.write(f"[{done}/{total}] {_summary(record)}", file=sys.stderr)
 
-        return obtain(
+        return function(
             configs,
             store=store,
             device=arguments.device,
@@ -228,7 +235,7 @@ def _obtain(
             jobs=arguments.jobs,
             report=report,
             progress=progress,
-            stop=stop,
+            **how,
         )
 
 
@@ -254,6 +261,49 @@ def _summary(record: Record) -> str:
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return "a whole run of a form that this version does not know"
+
+
+# work
+
+
+def _add_work(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs,
+        "work",
+        _work,
+        "compute a list of runs in order, for as long as there is time",
+        epilog="examples:\n"
+        "  unrolling work narrow --jobs 2 --budget-minutes 170\n"
+        "  unrolling work core --profile paper-jpeg --device cuda --budget-minutes 8 --pack core.jsonl.gz\n\n"
+        f"Lists: {', '.join(LISTS)}, or a YAML file of the same form. What is stored is not computed again.\n"
+        "When the time is over, and on Ctrl-C or SIGTERM, runs save themselves; the same command goes on.\n"
+        "A run that diverges is noted in the store's folder failed/ and the others go on.",
+    )
+    parser.add_argument("list", metavar="LIST", help="a list of runs by name, or a file")
+    parser.add_argument("--profile", help="take its grids of this profile (default: the list's own)")
+    parser.add_argument(
+        "--budget-minutes", type=float, metavar="M", help="stop after so long (default: never)"
+    )
+    parser.add_argument("--pack", metavar="FILE", help="at the end, write its stored runs into this file")
+    _add_how(parser)
+
+
+def _work(arguments: argparse.Namespace) -> int | None:
+    configs = load_list(arguments.list).configs(arguments.profile)
+    with stop_on_signals() as stop:
+        try:
+            found = _compute(arguments, work, configs, minutes=arguments.budget_minutes, stop=stop)
+        except KeyboardInterrupt:
+            return _end_by(stop.number or signal.SIGINT, "interrupted")
+    facts: dict[str, Any] = {"runs": len(configs), "stored": len(found.stored), "left": found.left}
+    if found.failed:
+        facts["failed"] = list(found.failed.values())
+    if arguments.pack:
+        store = default_store() if arguments.store is None else Store(expand("--store", arguments.store))
+        there = [address for address in found.stored if address in store]
+        facts |= {"packed": store.pack(arguments.pack, there), "file": arguments.pack}
+    _say(arguments, facts)
+    return _end_by(stop.number, "stopped") if stop() else None
 
 
 # list

@@ -51,11 +51,13 @@ def sgd_step(model: nn.Module, batch: Batch, loss_fn: LossFn, learning_rate: flo
     the caller's grad mode does not matter.
 
     Raises:
-        InputError: On a learning rate that is not positive, a loss that is no scalar or depends on no
-            trainable parameter, or inside ``torch.inference_mode``.
+        InputError: On a learning rate that is not positive or no number of the weights' type, a loss that is
+            no scalar or depends on no trainable parameter, or inside ``torch.inference_mode``.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     params, grads = used_gradients(model, batch, loss_fn)
+    for dtype in {p.dtype for p in params}:
+        check_real("learning_rate", eta, maximum=torch.finfo(dtype).max)
     with torch.no_grad():
         torch._foreach_add_(params, grads, alpha=-eta)
 

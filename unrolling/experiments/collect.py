@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -31,6 +31,7 @@ from unrolling.experiments.stored import must_be_computed, stored_fingerprints
 from unrolling.experiments.unlearning_error import error_from_roots
 from unrolling.stopping import Stop, Stopped, asked_to_stop, at_work, check_stop, obey, signals_held
 from unrolling.store import Record, Store, make_address
+from unrolling.training import DivergedError
 
 #: What :func:`after_epochs` takes over from a result; the rest of it is about the last step.
 _MEASURED_ONCE = ("forget_gradient_norm", "num_classes", "accuracy_pretrained")
@@ -135,6 +136,7 @@ def compute(
 
 
 def _checkpoint(store: Store, address: str) -> Checkpoint:
+    """Return where a run's state is while it lasts."""
     return Checkpoint(store.root / "unfinished" / f"{address}.pt")
 
 
@@ -165,12 +167,13 @@ def obtain(
     report: Callable[[int, int, Record], None] | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    failed: Callable[[RunConfig, UnrollingError], None] | None = None,
 ) -> list[Record]:
     """Return the records of these runs, in their order; those not stored yet are computed.
 
-    The first run that fails, and an interrupt, end the others as well; finished ones are stored by then, and
-    the others go on from their checkpoints when they are asked for again. Those that other processes compute
-    save them first, as all do that are asked to ``stop``.
+    The first run that fails, unless there is a ``failed``, and an interrupt, end the others as well; finished
+    ones are stored by then, and the others go on from their checkpoints when they are asked for again. Those
+    that other processes compute save them first, as all do that are asked to ``stop``.
 
     Stored runs are found without the data or the pretrained weights that made them, by their settings. Where
     these are here, runs of other versions of them are not taken.
@@ -185,6 +188,8 @@ def obtain(
         report: Called with (runs done, runs to compute, the newest record) as they come.
         progress: Called with (steps done, steps in all) within a run, where one process computes.
         stop: Asked after every step, see :mod:`unrolling.stopping`.
+        failed: Called with a run that diverged, or that cannot be, and with what it raised; the others go on,
+            and the records are without it.
 
     Raises:
         Stopped: If the runs were asked to stop. It says what is stored.
@@ -193,25 +198,29 @@ def obtain(
     """
     check_integer("jobs", jobs, minimum=1)
     places = [store] if store else [default_store(), *map(published_store, PROFILES)]
-    addresses, absent = _find_addresses(configs, places)
+    addresses, absent = find_addresses(configs, places)
     records = {address: _look_up(address, places) for address in addresses}
     missing = {a: c for a, c in zip(addresses, configs, strict=True) if records[a] is None}
     for config in missing.values():
         if reason := absent.get(data_settings(config)):
             raise must_be_computed(len(missing), len(records), "runs", reason)
-    made = _compute_all(list(missing.values()), places[0], jobs, progress, stop, device=device, graphs=graphs)
+    how: dict[str, Any] = {"device": device, "graphs": graphs, "keep_going": failed is not None}
+    made = _compute_all(list(missing.values()), places[0], jobs, progress, stop, **how)
     try:
         with closing(made):  # an error in `report` ends the runs as well
-            for done, record in enumerate(made, 1):
-                records[record.address] = record
+            for done, outcome in enumerate(made, 1):
+                if isinstance(outcome, _Failure):
+                    failed(*outcome)
+                    continue
+                records[outcome.address] = outcome
                 if report:
-                    report(done, len(missing), record)
+                    report(done, len(missing), outcome)
     except Stopped as stopped:
         raise Stopped(_what_is_there(list(records), places)) from stopped
     return [record for address in addresses if (record := records[address])]
 
 
-def _find_addresses(
+def find_addresses(
     configs: Sequence[RunConfig], places: Sequence[Store]
 ) -> tuple[list[str], dict[tuple[Any, ...], DataError]]:
     """Return the runs' addresses, and why data cannot be loaded, by what decides them.
@@ -260,7 +269,7 @@ def _compute_all(
     progress: Progress | None,
     stop: Stop | None,
     **how: Any,
-) -> Generator[Record, None, None]:
+) -> Generator["Record | _Failure", None, None]:
     if jobs == 1 or len(configs) < 2:
         dataset, loaded = None, None
         for config in configs:
@@ -268,7 +277,7 @@ def _compute_all(
             wanted = data_settings(config)
             if wanted != loaded:
                 dataset, loaded = load_data(config, store), wanted
-            yield compute(config, store, dataset=dataset, progress=progress, stop=stop, **how)
+            yield _attempt(config, store, dataset=dataset, progress=progress, stop=stop, **how)
         return
     check_stop(stop)
     # What many runs share is made once, before they start.
@@ -306,9 +315,23 @@ def _start_worker(asking: Connection) -> None:
     obey(asking)
 
 
-def _compute_for_parent(config: RunConfig, store: Store, **how: Any) -> Record:
+def _compute_for_parent(config: RunConfig, store: Store, **how: Any) -> "Record | _Failure":
     with at_work():
-        return compute(config, store, stop=asked_to_stop, **how)
+        return _attempt(config, store, stop=asked_to_stop, **how)
+
+
+class _Failure(NamedTuple):
+    config: RunConfig
+    error: UnrollingError
+
+
+def _attempt(config: RunConfig, store: Store, *, keep_going: bool, **how: Any) -> Record | _Failure:
+    try:
+        return compute(config, store, **how)
+    except (DivergedError, InputError) as error:  # others are about the machine, and about the other runs too
+        if keep_going:
+            return _Failure(config, error)
+        raise
 
 
 def by_config(records: Iterable[Record]) -> dict[RunConfig, Record]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from unrolling._checks import InputError, check_choice, check_integer, check_real, shown
 from unrolling.data import DATASETS
 from unrolling.experiments.recipes import RECIPES
@@ -24,6 +26,16 @@ PRETRAINING: dict[str, str] = {
     "shared": "M and M' start from one M_N, trained on all of D (sections 8.1 and 8.3)",
     "without_forgotten": "M and M' start from one M_N that never saw what is forgotten",
     "retrained": "M' is trained from M_0 without what is forgotten (retraining as section 3.3 defines it)",
+}
+#: What M' is, by name.
+COUNTERPARTS: dict[str, str] = {
+    "retrained": "trained without what is forgotten",
+    "reordered": "trained on the same batches, each in reverse order: what rounding alone does",
+}
+#: How the numbers of images and of convolutions' weights lie in memory, by name.
+MEMORY_FORMATS: dict[str, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
 }
 #: Conventions of the released code that a run can follow, one or more, and what each does.
 CONVENTIONS: dict[str, str] = {
@@ -108,6 +120,17 @@ class RunConfig:
     pretraining: str = _setting(
         "shared", f"where x* stands in pre-training: {', '.join(PRETRAINING)} (paper: shared)", later=True
     )
+    pretrain_batch_size: int = _setting(
+        0, "batch size of the N epochs; 0 for batch_size (paper: one b; released: 128, then 32)", later=True
+    )
+    counterpart: str = _setting(
+        "retrained", "what M' is: retrained, or reordered, for the noise floor of v", later=True
+    )
+    memory_format: str = _setting(
+        "contiguous",
+        "layout of images: contiguous, or channels_last, faster and rounded otherwise",
+        later=True,
+    )
     recipe: str = _setting("plain", f"how M_N is trained: {', '.join(RECIPES)} (paper: plain)", later=True)
     forget_count: int = _setting(
         1, "how many batches M' leaves out, from forget_batch on (paper: one)", later=True
@@ -156,6 +179,13 @@ class RunConfig:
         if self.products == "tf32" and self.dtype != "float32":
             raise InputError(f"products 'tf32' are those of dtype float32, got dtype {self.dtype}.")
         check_choice("place of x* in pre-training", self.pretraining, PRETRAINING)
+        check_choice("counterpart", self.counterpart, COUNTERPARTS)
+        if self.counterpart == "reordered" and self.pretraining != "shared":
+            raise InputError(
+                "counterpart 'reordered' is about M' from the same w_0: pretraining must be 'shared', "
+                f"got {self.pretraining!r}."
+            )
+        check_choice("memory format", self.memory_format, MEMORY_FORMATS)
         check_choice("recipe", self.recipe, RECIPES)
         if self.sigma_basis in (1, 2):
             raise InputError(f"sigma_basis must be 0 or at least 3, got {self.sigma_basis}.")
@@ -163,9 +193,10 @@ class RunConfig:
         for name in self.conventions:
             check_choice("released convention", name, CONVENTIONS)
         object.__setattr__(self, "released", " ".join(sorted(self.conventions)))
-        check_real("learning_rate", self.learning_rate, above=0)
+        largest = torch.finfo(getattr(torch, self.dtype)).max
+        check_real("learning_rate", self.learning_rate, above=0, maximum=largest)
         check_real("sigma_rtol", self.sigma_rtol, above=0)
-        check_real("gamma", self.gamma, minimum=0)
+        check_real("gamma", self.gamma, minimum=0, maximum=largest)
         Objective(self.loss, self.gamma)
 
     def _check_text_settings(self) -> None:

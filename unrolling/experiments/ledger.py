@@ -9,10 +9,11 @@ A check is a function of a module in :mod:`unrolling.experiments.checks`. It nee
     def unlearning_error_grows_linearly(records: list[Record]) -> Finding: ...
 
 The first kind computes what it needs. The second kind gets the stored runs of that part, or of several parts
-together, of the largest profile whose runs are all there; it is never run on some of them, and nothing is
-trained for it.
+together, of the largest profile with at least one seed whole, in every setting. It gets seeds 0, 1, ...
+up to the first that is not, never some settings of a seed, and nothing is trained for it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
 from importlib import import_module
@@ -125,7 +126,7 @@ class _Shelf:
         return {profile: by_config(published_store(profile)) for profile in PROFILES}
 
     def runs(self, found: Check, profile: str) -> list[Record]:
-        """Return the runs that a check needs in a profile, or none if one of them is missing."""
+        """Return the runs that a check needs in a profile, of all seeds up to the first that is not whole."""
         experiments = load_profile(profile).experiments
         if found.experiment not in experiments:
             return []
@@ -135,7 +136,8 @@ class _Shelf:
             return []
         configs = experiment.configs(found.part)
         there = self._own | self._published[profile]
-        return [there[config] for config in configs] if there.keys() >= set(configs) else []
+        missing = min((config.seed for config in configs if config not in there), default=math.inf)
+        return [there[config] for config in configs if config.seed < missing]
 
 
 def _evaluate(claim: Claim, profiles: Sequence[str], shelf: _Shelf) -> Entry:
@@ -151,16 +153,17 @@ def _evaluate(claim: Claim, profiles: Sequence[str], shelf: _Shelf) -> Entry:
         if records:
             return _entry(claim, found, found.function(records), profile, records)
     parts = found.part if isinstance(found.part, str) else ", ".join(found.part)
-    missing = f"No profile has all of its runs ({found.experiment}, {parts})."
+    missing = f"No profile has all of its runs ({found.experiment}, {parts}), not even with one seed."
     return Entry(claim, "not yet run", missing, page=found.page)
 
 
 def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Sequence[Record]) -> Entry:
     runs = tuple(record.address for record in records)
+    num_seeds = len({record.config["seed"] for record in records})
     if isinstance(result, NotTestable):
         return Entry(claim, "not testable here", result.reason, page=found.page)
     verdict, reason = result.verdict, result.reason
     if claim.scale == "paper" and profile != "paper":
         reason = f"Not run at the paper's scale. The {profile} profile alone would say {verdict}: {reason}"
         verdict = "not yet run"
-    return Entry(claim, verdict, reason, result, profile, runs, found.page)
+    return Entry(claim, verdict, reason, result, profile, runs, found.page, num_seeds)

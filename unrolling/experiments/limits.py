@@ -33,12 +33,15 @@ def check_work(config: RunConfig, dataset: Dataset, device: torch.device) -> Non
             batches that there are not.
     """
     num_examples = len(dataset.train_labels)
-    per_epoch = math.ceil(num_examples / config.batch_size)
-    epochs = config.pretrain_epochs + config.epochs
-    if epochs * per_epoch > MOST_STEPS:
+    first, second = (
+        math.ceil(num_examples / size)
+        for size in (config.pretrain_batch_size or config.batch_size, config.batch_size)
+    )
+    steps = config.pretrain_epochs * first + config.epochs * second
+    if steps > MOST_STEPS:
         raise InputError(
-            f"pretrain_epochs {config.pretrain_epochs:,} and epochs {config.epochs:,} of {per_epoch:,} steps "
-            f"make {epochs * per_epoch:,} steps; expected at most {MOST_STEPS:,}. Ask for fewer epochs."
+            f"pretrain_epochs {config.pretrain_epochs:,} of {first:,} steps and epochs {config.epochs:,} of "
+            f"{second:,} make {steps:,} steps; expected at most {MOST_STEPS:,}. Ask for fewer epochs."
         )
     if config.sigma_batch > num_examples:
         raise InputError(

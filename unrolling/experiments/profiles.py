@@ -1,4 +1,4 @@
-"""The three profiles: which runs make a figure, at which scale. Their files are the only place with grids."""
+"""The profiles: which runs make a figure, at which scale. Their files are the only place with grids."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,8 @@ import yaml
 from unrolling._checks import InputError, check_choice, check_integer
 from unrolling.experiments.config import RunConfig, config_from
 
-PROFILES = ("quick", "small", "paper")
+#: From the smallest scale to the paper's own.
+PROFILES = ("quick", "small", "narrow", "paper-jpeg", "paper")
 
 #: Seeds at most of a setting; the paper has one.
 MOST_SEEDS = 1000
@@ -69,7 +70,7 @@ class Profile:
     """One scale at which the whole book can be run.
 
     Attributes:
-        name: ``quick``, ``small`` or ``paper``.
+        name: One of :data:`PROFILES`.
         description: What it needs, in one line.
         experiments: By name.
         notebooks: Parameters of the notebooks that have no experiment.
@@ -96,12 +97,19 @@ def load_profile(name: str) -> Profile:
 
 @cache
 def _load_profile(name: str) -> Profile:
-    path = files("unrolling.experiments").joinpath("profiles", f"{name}.yml")
-    return parse_profile(name, path.read_text(encoding="utf-8"), f"profiles/{name}.yml")
+    return parse_profile(name, _source(name), f"profiles/{name}.yml")
+
+
+def _source(name: str) -> str:
+    return files("unrolling.experiments").joinpath("profiles", f"{name}.yml").read_text(encoding="utf-8")
 
 
 def parse_profile(name: str, text: str, source: str) -> Profile:
     """Return the profile that a YAML file describes.
+
+    A file with the part ``like`` says only how its profile differs from another one: ``datasets``, which data
+    sets take the place of which (null: none does, and grids on them are empty); ``settings`` of all runs; and
+    ``experiments``, in which grids, parameters and settings differ.
 
     Args:
         name: Its name.
@@ -111,10 +119,11 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     Raises:
         InputError: If a part is missing, has another type or a name that does not exist.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}.") from error
+    content = _read(text, source)
+    if isinstance(content, dict) and "like" in content:
+        _check_parts(source, content, _DIFFERENCES)
+        base = check_choice(f"profile that {source} is like", content["like"], PROFILES)
+        content = _with_differences(name, _read(_source(base), f"profiles/{base}.yml"), content, source)
     _check_parts(source, content, {"description": str, "experiments": dict, "notebooks": dict})
     for key, parts in content["experiments"].items():
         _check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
@@ -126,16 +135,53 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     )
 
 
+def _read(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}.") from error
+
+
+def _with_differences(
+    name: str, base: dict[str, Any], differences: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Return the content of a profile that is like another one."""
+    datasets = differences["datasets"]
+
+    def other(value: Scalar) -> list[Scalar]:
+        return [datasets[value]] * (datasets[value] is not None) if value in datasets else [value]
+
+    experiments = base["experiments"]
+    for experiment in experiments.values():
+        experiment["parts"] = {
+            part: {
+                setting: [new for value in values for new in other(value)] if setting == "dataset" else values
+                for setting, values in grid.items()
+            }
+            for part, grid in experiment["parts"].items()
+        }
+        experiment["parameters"]["dataset"] = other(experiment["parameters"]["dataset"])[0]
+        experiment["fixed"] |= differences["settings"]
+    for key, parts in differences["experiments"].items():
+        own = experiments[check_choice(f"experiment of {source}", key, experiments)]
+        _check_parts(f"experiment {key!r} of {source}", parts, _PARTS, whole=False)
+        for kind, changed in parts.items():
+            own[kind] = own[kind] | changed if isinstance(changed, dict) else changed
+    notebooks = {page: parameters | {"profile": name} for page, parameters in base["notebooks"].items()}
+    return {"description": differences["description"], "experiments": experiments, "notebooks": notebooks}
+
+
 _PARTS = {field.name: str if field.name == "notebook" else dict for field in dataclasses.fields(Experiment)}
+_DIFFERENCES = {"description": str, "like": str, "datasets": dict, "settings": dict, "experiments": dict}
 
 
-def _check_parts(where: str, content: Any, expected: Mapping[str, type]) -> None:
+def _check_parts(where: str, content: Any, expected: Mapping[str, type], *, whole: bool = True) -> None:
     if not isinstance(content, dict):
         raise InputError(f"{where} must have the parts {', '.join(expected)}, got {type(content).__name__}.")
     for name in content:
         check_choice(f"part of {where}", name, expected)
     for name, kind in expected.items():
-        if not isinstance(content.get(name), kind):
+        if (whole or name in content) and not isinstance(content.get(name), kind):
             got = type(content[name]).__name__ if name in content else "nothing"
             raise InputError(f"{name!r} of {where} must be a {kind.__name__}, got {got}.")
 

@@ -44,7 +44,7 @@ def make_protocol(config: RunConfig, num_examples: int, lengths: Tensor | None =
     size, seed = config.batch_size, config.seed
     pretraining = make_batch_order(
         num_examples,
-        size,
+        config.pretrain_batch_size or size,
         config.pretrain_epochs,
         make_generator(seed, "pretraining order"),
         reshuffle=True,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
 from unrolling.cuda_graph import GraphStepper
 from unrolling.data import Dataset
-from unrolling.experiments.config import RunConfig
+from unrolling.experiments.config import MEMORY_FORMATS, RunConfig
 from unrolling.experiments.encoder import Encoder, starts_from_encoder
 from unrolling.experiments.protocol import make_protocol
 from unrolling.experiments.recipes import RECIPES, Recipe, RecipeStepper
@@ -31,6 +32,7 @@ from unrolling.stopping import Stop
 from unrolling.surroundings import threads
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import (
+    Batch,
     DivergedError,
     Observer,
     Stepper,
@@ -149,13 +151,16 @@ class _Run:
         self.config = config
         # Token numbers stay whole numbers.
         dtype = getattr(torch, config.dtype) if dataset.train_inputs.is_floating_point() else None
-        self.inputs = dataset.train_inputs.to(device, dtype)
+        layout = MEMORY_FORMATS[config.memory_format]
+        of_images = layout if dataset.train_inputs.ndim == 4 else torch.preserve_format
+        self.inputs = dataset.train_inputs.to(device, dtype, memory_format=of_images)
         self.labels = dataset.train_labels.to(device)
         self.num_classes = dataset.num_classes
-        self.test_data = dataset.test_inputs.to(device, dtype), dataset.test_labels.to(device)
+        test_inputs = dataset.test_inputs.to(device, dtype, memory_format=of_images)
+        self.test_data = test_inputs, dataset.test_labels.to(device)
         self.protocol = make_protocol(config, len(self.labels), dataset.train_lengths)
         self.objective = Objective(config.loss, config.gamma)
-        self.model = initial_model(config, dataset, encoder).to(device)
+        self.model = initial_model(config, dataset, encoder).to(device, memory_format=layout)
         #: M' as it starts, once it is known.
         self.retrained: nn.Module | None = None
         self._checkpoint, self._checkpoint_seconds = checkpoint, checkpoint_seconds
@@ -212,7 +217,7 @@ class _Run:
         if state is None or state["phase"] == "pretraining":
             self.pretrain(state)
             state = None
-        stepper = self._stepper(self._recipe, self.config.epochs)
+        stepper = self._stepper(self._recipe, self.config.epochs, self.steps_per_epoch)
         before = len(self.protocol.pretraining)
         self._advance(self.model, self.protocol.order, stepper, state, phase="alone", offset=before)
         return self.model
@@ -248,7 +253,9 @@ class _Run:
     def _pretrain(
         self, model: nn.Module, order: BatchOrder, state: dict[str, Any] | None, **options: Any
     ) -> None:
-        stepper = self._stepper(RECIPES[self.config.recipe], self.config.pretrain_epochs)
+        num_epochs = self.config.pretrain_epochs
+        steps_per_epoch = len(order) // max(1, num_epochs)
+        stepper = self._stepper(RECIPES[self.config.recipe], num_epochs, steps_per_epoch)
         self._advance(model, order, stepper, state, phase="pretraining", **options)
 
     def _advance(
@@ -304,7 +311,7 @@ class _Run:
             probe=False,
         )
         recipe = self._recipe
-        stepper = self._stepper(recipe, config.epochs)
+        stepper = self._stepper(recipe, config.epochs, self.steps_per_epoch)
         unlearning = Unlearning(
             model,
             self.objective,
@@ -375,14 +382,17 @@ class _Run:
             }
 
         offset = len(protocol.pretraining) + len(protocol.pretraining_retrained or ())
+        forgets = config.counterpart == "retrained"
+        other = {"retrained": retrained, "forget": protocol.left_out} if forgets else {}
+        take = partial(stepper.take, loss_fn=self.objective, learning_rate=config.learning_rate)
         self._train(
             model,
             protocol.order,
             stepper=stepper,
             first_step=state["step"] if state else 0,
-            retrained=retrained,
-            forget=protocol.left_out,
+            **other,
             observers=[
+                *([] if forgets else [_Reordered(retrained, take)]),
                 _Finite(self._check_finite, (every, config.sigma_every)),
                 tracker,
                 *unlearning.observers,
@@ -436,11 +446,11 @@ class _Run:
             batch_size=self.config.batch_size,
         )
 
-    def _stepper(self, recipe: Recipe, num_epochs: int) -> RecipeStepper:
+    def _stepper(self, recipe: Recipe, num_epochs: int, steps_per_epoch: int) -> RecipeStepper:
         return RecipeStepper(
             recipe,
             num_epochs=num_epochs,
-            steps_per_epoch=self.steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
             seed=self.config.seed,
             retrained=self.retrained,
             dropout=self.config.dropout,
@@ -493,6 +503,21 @@ class _ShadowPart:
 
     def save(self, state: dict[str, Any]) -> None:
         self.checkpoint.save({"phase": "shadow", "shadow": state})
+
+
+class _Reordered(Observer):
+    """Takes the steps of an M' that forgets nothing: those of M, with every batch in reverse order."""
+
+    def __init__(self, retrained: nn.Module, take: Callable[..., None]):
+        self._retrained, self._take = retrained, take
+        self._batch: Batch | None = None
+
+    def before_step(self, step: int, batch: Batch) -> None:
+        self._batch = batch[0].flip(0), batch[1].flip(0)
+
+    def after_step(self, step: int) -> None:
+        with training_mode(self._retrained, True):
+            self._take(self._retrained, self._batch, step=step)
 
 
 @dataclass(frozen=True)

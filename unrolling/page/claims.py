@@ -31,6 +31,7 @@ document.querySelectorAll(".claims-ledger").forEach((ledger) => {
 });
 """
 
+_HELD = {True: "yes", False: "no", None: "open"}
 _SYMBOLS = {
     "eta": "η",
     "gamma": "γ",
@@ -138,8 +139,9 @@ def _finding(entry: Entry) -> str:
         shown += " [" + ", ".join(number_text(end, 3) for end in found.interval) + "]"
     parts += f"<small>{_typeset(found.value_is)}: {shown}"
     if len(found.propositions) > 1:
-        held = (f"{_typeset(part)}: {'yes' if held else 'no'}" for part, held in found.propositions.items())
+        held = (f"{_typeset(part)}: {_HELD[held]}" for part, held in found.propositions.items())
         parts += "; " + "; ".join(held)
     if entry.runs:
-        parts += f"; {len(entry.runs)} runs of the {entry.profile} profile"
+        seeds = f"{entry.num_seeds} seed" + "s" * (entry.num_seeds != 1)
+        parts += f"; {len(entry.runs)} runs of the {entry.profile} profile, {seeds}"
     return parts + "</small>"

@@ -11,7 +11,7 @@ from importlib.resources import files
 from unrolling._checks import InputError, check_choice
 
 KINDS = ("theorem", "cost", "trend", "number", "correlation")
-VERDICTS = ("reproduced", "partly", "contradicted", "not testable here", "not yet run")
+VERDICTS = ("reproduced", "partly", "contradicted", "undecided", "not testable here", "not yet run")
 
 
 @dataclass(frozen=True)
@@ -64,34 +64,41 @@ class Finding:
     """What the check of a claim found.
 
     Attributes:
-        propositions: The parts of the claim as printed, and whether each held. Never empty.
+        propositions: The parts of the claim as printed, and whether each held; None where the runs leave it
+            open, as an interval does that holds the threshold. Never empty.
         value: The number that decided it.
         value_is: What that number is.
         interval: Its interval, where randomness was estimated.
         reason: What was found, and what holds instead if the claim does not.
     """
 
-    propositions: Mapping[str, bool]
+    propositions: Mapping[str, bool | None]
     value: float
     value_is: str
     interval: tuple[float, float] | None = None
     reason: str
 
     def __post_init__(self) -> None:
-        if not self.propositions or any(type(held) is not bool for held in self.propositions.values()):
+        if not self.propositions or not set(map(type, self.propositions.values())) <= {bool, type(None)}:
             raise InputError(
-                f"`propositions` must map the parts of a claim to True or False, got {self.propositions!r}."
+                "`propositions` must map the parts of a claim to True, False or None, "
+                f"got {self.propositions!r}."
             )
         if not all(map(math.isfinite, (self.value, *(self.interval or ())))):
             raise InputError(f"a finding needs finite numbers, got {self.value} and {self.interval}.")
 
     @property
     def verdict(self) -> str:
-        """``reproduced`` if every proposition held, ``contradicted`` if none did, ``partly`` otherwise."""
-        held = self.propositions.values()
-        if all(held):
-            return "reproduced"
-        return "partly" if any(held) else "contradicted"
+        """``reproduced`` if every proposition held, ``contradicted`` if none did, ``partly`` if some did.
+
+        What is open may turn out either way: where that would change the verdict, it is ``undecided``.
+        """
+        held = set(self.propositions.values())
+        if {True, False} <= held:
+            return "partly"
+        if None in held:
+            return "undecided"
+        return "reproduced" if True in held else "contradicted"
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ class Entry:
         finding: What the check found; None if it did not run.
         profile: The profile whose runs were used; ``any`` if the check needs none, None if it did not run.
         runs: Addresses of those runs.
+        num_seeds: How many seeds of each setting they are; 0 without runs.
         page: The notebook that discusses the claim, without ending; None if there is none yet.
     """
 
@@ -122,6 +130,7 @@ class Entry:
     profile: str | None = None
     runs: tuple[str, ...] = ()
     page: str | None = None
+    num_seeds: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Return the entry as ``unrolling claims --json`` prints it."""
@@ -140,6 +149,7 @@ class Entry:
             "interval": found and found.interval,
             "propositions": found and dict(found.propositions),
             "profile": self.profile,
+            "num_seeds": self.num_seeds,
             "runs": list(self.runs),
             "reason": self.reason,
             "page": self.page,
