@@ -57,7 +57,7 @@ def stop_on_signals() -> Iterator[StopSignal]:
     told to ignore stays ignored.
     """
     stop, asked_at = StopSignal(), 0.0
-    impatience = threading.Timer(GRACE, lambda: _thread.interrupt_main(stop.number or signal.SIGINT))
+    impatience = threading.Timer(GRACE, lambda: _send_here(stop.number or signal.SIGINT))
     impatience.daemon = True
 
     def hear(number: int, frame: object) -> None:
@@ -78,6 +78,14 @@ def stop_on_signals() -> Iterator[StopSignal]:
         impatience.cancel()
         for number, handler in heard.items():
             signal.signal(number, handler)
+
+
+def _send_here(number: int) -> None:
+    """Send a signal to the main thread, and wake it where it waits."""
+    if hasattr(signal, "pthread_kill"):  # not on Windows
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 @contextmanager

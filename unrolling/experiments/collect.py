@@ -283,9 +283,9 @@ def _compute_all(
                 dataset, loaded = load_data(config, store), wanted
             yield _attempt(config, store, dataset=dataset, progress=progress, stop=stop, **how)
         return
+    check_stop(stop)
     # What many runs share is made once, before they start.
     for config in {data_settings(config): config for config in configs if config.features}.values():
-        check_stop(stop)
         load_data(config, store)
     for encoder in dict.fromkeys(encoder_of(config) for config in configs if starts_from_encoder(config)):
         obtain_encoder(encoder, store, stop)
