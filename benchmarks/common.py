@@ -103,16 +103,22 @@ def machine() -> dict[str, Any]:
 
 
 def write(
-    name: str, results: dict[str, Any], load_before: tuple[float, ...], *, finished: bool = True
+    name: str,
+    results: dict[str, Any],
+    load_before: tuple[float, ...],
+    *,
+    finished: bool = True,
+    folder: Path | None = None,
 ) -> Path:
-    """Write ``results/<name>.json`` with the machine and its load average before and after.
+    """Write ``<name>.json`` in :data:`RESULTS` or another folder, with the machine and its load averages.
 
     What is not finished is written beside it, so that nothing half done is taken for a result.
     """
     load = {"before": load_before, "after": os.getloadavg()}
-    unfinished, path = RESULTS / f"{name}.unfinished.json", RESULTS / f"{name}.json"
+    folder = folder or RESULTS
+    unfinished, path = folder / f"{name}.unfinished.json", folder / f"{name}.json"
     path = path if finished else unfinished
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "load_average": load, **results}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if finished:

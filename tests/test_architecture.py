@@ -42,7 +42,7 @@ ALLOWED = {
     "densities": CORE,
     "expansion": CORE | {"curvature"},
     "training": CORE,
-    "cuda_graph": CORE | {"training"},
+    "cuda_graph": CORE | {"training", "precision"},
     "precision": {"_checks"},
     "stopping": set(),
     "checkpoint": CORE | {"training", "stopping"},

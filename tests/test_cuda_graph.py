@@ -1,10 +1,12 @@
 """Steps from CUDA graphs are the eager ones; and where there is no CUDA, that is said."""
 
+import copy
 import gc
 import weakref
 
 import pytest
 import torch
+from graphs_on_the_cpu import rehearse
 from torch import nn
 
 from unrolling import (
@@ -15,19 +17,21 @@ from unrolling import (
     make_batch_order,
     make_generator,
     seeded,
+    sgd_step,
     train,
 )
 from unrolling._checks import InputError
 from unrolling.cuda_graph import GraphStepper
 from unrolling.experiments import RunConfig
 from unrolling.experiments.run import execute
+from unrolling.precision import float32_products
 from unrolling.training import Stepper
 
 
-def trained(device, stepper):
+def trained(device, stepper, name="resnet-small"):
     """Return M and M' after two epochs of 20 images by fours and one left over; M' never sees image 3."""
     with seeded(0, "graph"):
-        model = build_model("resnet-small", 3, input_shape=(1, 8, 8)).double().to(device)
+        model = build_model(name, 3, input_shape=(1, 8, 8)).double().to(device)
         inputs, labels = torch.randn(21, 1, 8, 8).double(), torch.randint(3, (21,))
     retrained = copy_for_retraining(model)
     order = make_batch_order(21, 4, 2, make_generator(0, "order"))
@@ -49,6 +53,66 @@ def trained(device, stepper):
 def test_replayed_steps_are_the_eager_steps():
     for eager, replayed in zip(trained("cuda", Stepper()), trained("cuda", GraphStepper()), strict=True):
         torch.testing.assert_close(eager, replayed, rtol=1e-9, atol=1e-12)
+
+
+class Rehearsed(GraphStepper):
+    """Takes steps on the CPU from what stands there for CUDA's graphs."""
+
+    def take(self, model, batch, loss_fn, learning_rate, step):
+        self._replay(model, batch, loss_fn, learning_rate)
+
+
+@pytest.mark.parametrize("name", ["resnet-small", "vgg-small"])
+def test_rehearsed_on_the_cpu_replayed_steps_are_the_eager_steps(name, monkeypatch):
+    """Of M and M', batches of every size, buffers included: all that a step does is in the recording."""
+    rehearse(monkeypatch)
+    for eager, replayed in zip(
+        trained("cpu", Stepper(), name), trained("cpu", Rehearsed(), name), strict=True
+    ):
+        torch.testing.assert_close(eager, replayed, rtol=1e-12, atol=1e-14)
+
+
+def test_what_is_given_up_takes_nothing_away_from_what_stays(monkeypatch):
+    """PyTorch refuses memory that no graph has any more, and clears a stream's workspaces with one graph."""
+    rehearse(monkeypatch)
+    stepper, model, batch = Rehearsed(), small_model()[:2], (torch.randn(5, 4), torch.arange(5) % 3)
+    plain = copy.deepcopy(model)
+    gone = small_model()[:2]
+    stepper.take(gone, batch, LOSS, 0.1, 0)
+    del gone
+    gc.collect()
+    stepper.take(model, batch, LOSS, 0.1, 0)
+    sgd_step(plain, batch, LOSS, 0.1)
+    other = small_model()[:2]
+    stepper.take(other, batch, LOSS, 0.1, 0)
+    del other
+    gc.collect()
+    stepper.take(model, batch, LOSS, 0.1, 1)
+    sgd_step(plain, batch, LOSS, 0.1)
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+
+
+def test_steppers_share_no_stream_and_the_graphs_of_one_share_memory(monkeypatch):
+    rehearse(monkeypatch)
+    steppers = [Rehearsed(), Rehearsed()]
+    models = [small_model()[:2] for _ in range(2)]
+    batch = torch.randn(5, 4), torch.arange(5) % 3
+    for stepper in steppers:
+        for model in models:
+            stepper.take(model, batch, LOSS, 0.1, 0)
+    (first, own), (second, others) = (next(iter(each._shared.values())) for each in steppers)
+    assert first is not second
+    assert own[0].pool() is own[1].pool()
+    assert own[0].pool() is not others[0].pool()
+
+
+def test_a_loss_that_looks_at_its_data_cannot_be_recorded(monkeypatch):
+    rehearse(monkeypatch)
+    batch = torch.randn(5, 4), torch.arange(5) % 3
+    with pytest.raises(RuntimeError, match="not permitted"):
+        Rehearsed().take(
+            small_model()[:2], batch, lambda m, b: m(b[0]).sum() * float(b[0].detach().mean()), 0.1, 0
+        )
 
 
 class Counted(GraphStepper):
@@ -114,6 +178,14 @@ def test_another_kind_of_step_is_another_recording(what):
     for options in (step, step | CHANGES[what]):
         options["change"](model)
         stepper._recording(model, options["batch"], options["loss_fn"], options["learning_rate"])
+    assert stepper.recorded == 2
+
+
+def test_other_products_are_another_recording():
+    stepper, model = Counted(), small_model()
+    for products in ("ieee", "tf32", "ieee"):
+        with float32_products(products):
+            stepper._recording(model, batch_of(), LOSS, 0.1)
     assert stepper.recorded == 2
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from unrolling import load_dataset
+from unrolling import Objective, batch_loss, hvp, load_dataset, snapshot
 from unrolling._checks import InputError
 from unrolling.experiments import RunConfig
 from unrolling.experiments.run import execute
+from unrolling.methods.per_example import ExampleJacobians
 from unrolling.precision import float32_products
 
-BACKENDS = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+BACKENDS = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
 
 
 def flags():
@@ -20,8 +21,31 @@ def flags():
 def test_products_and_convolutions_are_of_one_kind_for_a_block(kind):
     before = flags()
     with float32_products(kind):
-        assert flags() == [kind, kind]
+        assert flags() == [kind] * 3
     assert flags() == before
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.linear = torch.nn.GRU(3, 4, batch_first=True), torch.nn.Linear(4, 2)
+
+    def forward(self, inputs):
+        return self.linear(self.cell(inputs)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", ["ieee", "tf32"])
+def test_recurrent_cells_are_measured_in_either_kind(kind):
+    """They are computed without cuDNN; PyTorch's own switch for that fails on kinds chosen by name."""
+    model, batch = Recurrent(), (torch.randn(5, 6, 3), torch.arange(5) % 2)
+    loss = batch_loss(model, Objective("cross_entropy"), batch)
+    weights, enabled = snapshot(model), torch.backends.cudnn.enabled
+    with float32_products(kind):
+        found = hvp(loss, weights, weights)
+        slopes, _ = ExampleJacobians(model, lambda logits: logits[0])(batch[0])
+    torch.testing.assert_close(found, hvp(loss, weights, weights))
+    assert slopes["linear.weight"].shape == (5, 2, 2, 4)
+    assert torch.backends.cudnn.enabled == enabled
 
 
 def test_pytorch_alone_would_mix_two_kinds():

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from unrolling._checks import InputError
 from unrolling.parameters import Params, check_params, dense, plain_name, training_mode
 from unrolling.refusals import missing_derivatives_named, no_recomputation
-from unrolling.surroundings import full_precision, plain_autograd, random_state_kept
+from unrolling.surroundings import full_precision, plain_autograd, random_state_kept, without_cudnn
 
 Loss = Callable[[Params], Tensor]
 _T = TypeVar("_T")
@@ -92,7 +92,7 @@ class BatchLoss:
             stack.enter_context(_attributes_kept(model))
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
                 # cuDNN's recurrent cells have no second derivative, and none at all in evaluation mode.
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(without_cudnn())
             yield lambda block: functional_call(self._holder, state, (block,))
 
 

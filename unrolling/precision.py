@@ -13,6 +13,13 @@ PRODUCTS: dict[str, str] = {
     "tf32": "of factors rounded to 11 bits, several times as fast on GPUs since 2020",
 }
 
+_BACKENDS = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+
+
+def current_products() -> tuple[str, ...]:
+    """Return how matrices, convolutions and recurrent cells multiply float32 now."""
+    return tuple(backend.fp32_precision for backend in _BACKENDS)
+
 
 @contextmanager
 def float32_products(kind: str) -> Iterator[None]:
@@ -24,12 +31,11 @@ def float32_products(kind: str) -> Iterator[None]:
         kind: A key of :data:`PRODUCTS`.
     """
     check_choice("kind of float32 products", kind, PRODUCTS)
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [backend.fp32_precision for backend in backends]
+    before = current_products()
     try:
-        for backend in backends:
+        for backend in _BACKENDS:
             backend.fp32_precision = kind
         yield
     finally:
-        for backend, kind_before in zip(backends, before, strict=True):
+        for backend, kind_before in zip(_BACKENDS, before, strict=True):
             backend.fp32_precision = kind_before

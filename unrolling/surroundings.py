@@ -48,6 +48,21 @@ def threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Compute by PyTorch's own kernels on a GPU for a block.
+
+    As ``torch.backends.cudnn.flags(enabled=False)``, which fails if convolutions multiply float32 otherwise
+    than PyTorch does by default.
+    """
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+@contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Make tensors of ``dtype`` for a block, where nothing else is said."""
     before = torch.get_default_dtype()

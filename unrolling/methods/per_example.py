@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from unrolling._checks import InputError, check_logits
 from unrolling.parameters import Params, dense, trainable
-from unrolling.surroundings import plain_autograd
+from unrolling.surroundings import plain_autograd, without_cudnn
 
 
 class ExampleJacobians:
@@ -40,10 +41,7 @@ class ExampleJacobians:
         """
         recurrent = any(isinstance(module, nn.RNNBase) for module in self._model.modules())
         # cuDNN's recurrent cells have no backward pass in evaluation mode.
-        with (
-            plain_autograd(),
-            torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent),
-        ):
+        with plain_autograd(), without_cudnn() if recurrent else nullcontext():
             if self._together:
                 try:
                     return self._all(examples)
