@@ -3,9 +3,9 @@ SHELL   := /bin/bash
 PYTHON  ?= python3
 PROFILE ?= quick
 DEVICE  ?= auto
-# A GPU computes for one notebook at a time, and the runs of the paper's profile take days.
+# A GPU computes for one notebook at a time, and long runs take days.
 JOBS    ?= $(if $(filter cuda%,$(DEVICE)),1,2)
-TIMEOUT ?= $(if $(filter paper,$(PROFILE)),604800,1800)
+TIMEOUT ?= $(if $(filter narrow paper paper-jpeg,$(PROFILE)),604800,1800)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 

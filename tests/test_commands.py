@@ -23,6 +23,7 @@ from unrolling import cli
 from unrolling._checks import UnrollingError
 from unrolling.data import DATASETS
 from unrolling.experiments import PROFILES, collect, published_store
+from unrolling.experiments.lists import load_list
 from unrolling.experiments.pages import check_page, page_parameters
 from unrolling.store import Store
 
@@ -97,6 +98,8 @@ def try_unrolling(words, monkeypatch):
                 cli.main(words)
             return "computed"
         return ("shown", None, "refused")[cli.main(words)]
+    elif words[0] == "work":
+        assert load_list(arguments.list).configs(arguments.profile)
     elif words[0] == "data" and len(words) > 1:
         source = DATASETS[words[1]]
         assert source.download or not arguments.download
