@@ -44,10 +44,10 @@ def record(loss, gamma, seed, *, model=MODELS[0], dataset="digits", pretrain_epo
     )
 
 
-def grid(factors, losses=("l2", "weight_decay"), gammas=(0.01, 0.1)):
-    """Two models, N = 0 and 1, two seeds; ``factors(loss, gamma, model, N)`` against the plain run."""
+def grid(factors, losses=("l2", "weight_decay"), gammas=(0.01, 0.1), seeds=3):
+    """Two models, N = 0 and 1; ``factors(loss, gamma, model, N)`` against the plain run."""
     runs = []
-    for model, epochs, seed in itertools.product(MODELS, (0, 1), (0, 1)):
+    for model, epochs, seed in itertools.product(MODELS, (0, 1), range(seeds)):
         where = {"model": model, "pretrain_epochs": epochs, "seed": seed}
         runs.append(record("sd", 0, **where))
         runs += [
@@ -202,9 +202,8 @@ def as_in_table_3(factor):
         for loss in ("l2", "weight_decay") if cell["gamma"] else ("sd",):
             where = {name: cell[name] for name in ("dataset", "model", "pretrain_epochs")}
             run = record(loss, cell["gamma"], 0, **where)
-            run.result["trace"]["weight_change"][0] = 1.0
-            root = cell["e"] * factor(loss) / (0.1**2 * 29 / 2)
-            run.result["sigma"]["eigenvalue"] = [root**2]
+            run.result["sigma"]["eigenvalue"] = [9.0]  # of which the root is a third
+            run.result["trace"]["e"][0] = 3 * cell["e"] * factor(loss)
             runs.append(run)
     return runs
 

@@ -40,7 +40,11 @@ def record(*, before, after, v, v_nothing=1.0, accuracy=0.9, retrained=0.5, **se
     return Record(
         config=config.to_dict(),
         data={"name": "digits", "fingerprint": "0"},
-        result={"trace": trace, "privacy": unlearned | others},
+        result={
+            "trace": trace | {"e": [1.0]},
+            "sigma": {"step": [0], "eigenvalue": [1.0]},
+            "privacy": unlearned | others,
+        },
         provenance={},
     )
 

@@ -22,6 +22,7 @@ def records(e, accuracy=lambda t, seed: t / 200 + seed / 1000, settings=2):
                     "e": [float(e(t)) for t in STEPS],
                     "accuracy": [float(accuracy(t, seed)) for t in STEPS],
                 },
+                "sigma": {"step": [0], "eigenvalue": [1.0]},
                 "steps_per_epoch": 30,
             },
             provenance={},
