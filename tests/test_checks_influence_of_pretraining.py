@@ -31,7 +31,7 @@ def test_half_at_every_n():
     assert "in 15 of 24" in found.reason
 
 
-def printed(factor=lambda c: 1.0, accuracy=lambda c: 0.0):
+def printed(factor=lambda c: 1.0, accuracy=lambda c: 0.0, **columns):
     """Return runs with the printed numbers, e times a factor and the accuracy so many points away."""
     table = printed_rows().round({"gamma": 5})
     keys = table[["dataset", "model", "pretrain_epochs", "gamma"]].itertuples(index=False, name=None)
@@ -50,6 +50,7 @@ def printed(factor=lambda c: 1.0, accuracy=lambda c: 0.0):
             model=["resnet18", "vgg19"],
             gamma=own["gamma"].unique().tolist(),
             pretrain_epochs=EPOCHS,
+            **columns,
         )
     ]
 
@@ -59,12 +60,24 @@ def test_the_printed_table_reproduces_itself_and_noise_is_allowed():
     found = check(printed())
     assert (found.verdict, found.value) == ("reproduced", 1.0)
     assert "144 of 144" in found.reason
-    allowed = math.exp(1.96 * replicate_noise().log_e * math.sqrt(1 + 1 / 2))  # two seeds
+    allowed = math.exp(1.96 * replicate_noise().log_e * math.sqrt(1 + 1 / 3))  # three seeds
     assert check(printed(lambda c: 0.999 * allowed)).verdict == "reproduced"
     assert check(printed(lambda c: 1.001 * allowed)).verdict == "partly"
+    # A quarter of the trainings disagree: 0.75 of the cells agree, and chance might make that 0.8.
     few = check(printed(lambda c: 2.0 if c.dataset == "cifar10" and c.model == "vgg19" else 1.0))
-    assert (few.verdict, few.value) == ("partly", 0.75)
+    assert (few.verdict, few.value) == ("undecided", 0.75)
+    half = check(printed(lambda c: 2.0 if c.model == "vgg19" else 1.0))
+    assert (half.verdict, half.value) == ("partly", 0.5)
     assert check(printed(accuracy=lambda c: 2.1)).verdict == "partly"
+
+
+def test_printed_numbers_are_compared_with_roots():
+    """sigma = 4: e from roots, the printed one, is half of e."""
+    check = checks.table_4_within_the_replicate_noise
+    found = check(printed(lambda c: 2.0, sigma=lambda c: 4.0))
+    assert (found.verdict, found.value) == ("reproduced", 1.0)
+    assert "with the eigenvalue itself in 0" in found.reason
+    assert check(printed(sigma=lambda c: 4.0)).value == 0
 
 
 def test_accuracy_counts_after_pretraining_and_below_the_largest_strength():
@@ -85,10 +98,10 @@ def test_batch_sizes_agree_or_do_not():
 
     found = check(records(together, v=reversed_at_128, **runs))
     assert found.verdict == "partly"
-    assert found.value > 1
-    assert found.propositions["at each gamma, the mean effect on e has one sign"]
+    assert found.value < -1
+    assert found.propositions["at each gamma and N, the mean effect on e has one sign"]
     effect = check(records(reversed_at_128, v=together, **runs))
-    assert not effect.propositions["at each gamma, the mean effect on e has one sign"]
+    assert not effect.propositions["at each gamma and N, the mean effect on e has one sign"]
 
     def noisy_at_64(c):
         return together(c) + (40 * (-1) ** round(10 * c.gamma) if c.batch_size == 64 else 0)
@@ -107,7 +120,7 @@ def test_figure_8_must_hold_at_every_n():
     late = check(
         records(
             weight_change=weights,
-            sigma=lambda c: 1.5 if c.pretrain_epochs == 50 and c.gamma == GAMMAS[1] else 1.0,
+            sigma=lambda c: 2.25 if c.pretrain_epochs == 50 and c.gamma == GAMMAS[1] else 1.0,
             **RUNS,
         )
     )

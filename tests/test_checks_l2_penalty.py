@@ -169,7 +169,7 @@ def test_smaller_weights_with_no_smaller_change_are_found_in_every_setting(facto
     [
         (1.1, 1.0, "reproduced"),
         (0.8, 1.0, "contradicted"),
-        (0.8, 0.98, "contradicted"),  # 1.8 points
+        (0.8, 0.985, "contradicted"),  # 2.7 points, mean over seeds
         (0.95, 1.0, "reproduced"),
     ],
 )
