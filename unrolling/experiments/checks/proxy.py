@@ -25,6 +25,7 @@ from unrolling.experiments.decide import (
     of_correlation,
     over_seeds,
     range_of,
+    t_test,
     widest,
 )
 from unrolling.experiments.ledger import check
@@ -323,7 +324,7 @@ def effect_at_each(points: pd.DataFrame, column: str) -> tuple[dict[int, Estimat
     estimates = {int(n): over_seeds(own, ratio_noise(column)) for n, own in by_seed.groupby(level=0)}
     if points["seed"].nunique() < ENOUGH_SEEDS:
         return estimates, {n: below(own, 0) for n, own in estimates.items()}
-    tests = [stats.ttest_1samp(own, 0).pvalue for _, own in by_seed.groupby(level=0)]
+    tests = [t_test(own) for _, own in by_seed.groupby(level=0)]
     decided = dict(zip(estimates, holm(tests), strict=True))
     return estimates, {n: estimates[n].value < 0 if p < 0.05 else None for n, p in decided.items()}
 
