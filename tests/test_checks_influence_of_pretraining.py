@@ -8,7 +8,7 @@ from made_up_runs import dip, records
 from unrolling.experiments.checks import influence_of_pretraining as checks
 from unrolling.experiments.influence_of_pretraining import printed_rows
 from unrolling.losses import gamma_from_released
-from unrolling.paper import replicate_noise
+from unrolling.paper import NotTestable, replicate_noise
 
 GAMMAS = [gamma_from_released(gamma, 10) for gamma in (0, 1, 5, 10, 15, 20)]
 EPOCHS = [0, 10, 20, 30, 40, 50]
@@ -187,3 +187,33 @@ def test_the_resnet_keeps_more_of_the_effect():
 
     assert check(networks(0.5, 2)).verdict == "reproduced"
     assert check(networks(2, 0.5)).verdict == "contradicted"
+
+
+def test_a_batch_size_with_few_samples_of_sigma_does_not_count():
+    check = checks.results_are_consistent_across_batch_sizes
+    runs = records(
+        lambda c: dip(c) * (10 - c.gamma) * (1 if c.batch_size < 128 else 1 + c.gamma),
+        v=lambda c: dip(c) * (10 - c.gamma),
+        gamma=GAMMAS,
+        batch_size=[32, 64, 128],
+    )
+    assert check(runs).verdict != "reproduced"
+    for run in runs:
+        if run.config["batch_size"] == 128:
+            run.result["sigma"] = {"step": [0, 5, 10, 15], "eigenvalue": [1.0] * 4}
+    found = check(runs)
+    assert found.verdict == "reproduced"
+    assert "b = 128 with 4" in found.reason
+    one = [run for run in runs if run.config["batch_size"] != 64]
+    assert isinstance(check(one), NotTestable)
+
+
+def test_one_seed_of_a_training_that_goes_on_wants_a_margin():
+    runs = {"pretrain_epochs": EPOCHS, "seed": [0], "gamma": [0.0]}
+    check = checks.weights_move_less_after_more_pretraining
+    assert check(records(weight_change=lambda c: 1 / (1 + c.pretrain_epochs), **runs)).verdict == "reproduced"
+    swapped = dict(zip(EPOCHS, (6, 5, 3, 4, 1, 2), strict=True))  # Spearman -0.89: between -0.9 and -0.7
+    assert check(records(weight_change=lambda c: swapped[c.pretrain_epochs], **runs)).verdict == "undecided"
+    assert check(records(weight_change=lambda c: 1 + c.pretrain_epochs, **runs)).verdict == "contradicted"
+    fading_of_one = records(fading(-1), **RUNS | {"seed": [0]})
+    assert checks.resnet_is_atypical(fading_of_one).verdict == "reproduced"

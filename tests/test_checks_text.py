@@ -225,3 +225,15 @@ def beside_images(text, resnet, vgg):
 def test_k08_compares_the_cheapest_strengths_at_an_equal_drop(text, resnet, vgg, verdict, value):
     found = checks.text_loses_less_accuracy_than_images(beside_images(text, resnet, vgg))
     assert (found.verdict, found.value) == (verdict, pytest.approx(value))
+
+
+def test_one_seed_of_text_decides_beyond_the_noise():
+    def one(of):
+        return [run for run in of if run.config["seed"] == 0]
+
+    found = checks.drop_of_the_error(one(runs()))  # 1/33 is far from a half
+    assert found.verdict == "contradicted"
+    mild = checks.drop_of_the_error(one(runs(e=lambda c: 100 * (0.6 if c.gamma == 1.5 else 1))))
+    assert mild.verdict == "undecided"
+    assert checks.errors_correlate_over_strengths_on_text(one(runs())).propositions
+    assert checks.accuracy_stays_up_to_one(one(runs())).verdict == "undecided"

@@ -6,6 +6,7 @@ import pytest
 from made_up_runs import dip, records
 
 from unrolling.experiments.checks import training_with_sd_loss as checks
+from unrolling.experiments.noise import ratio_noise
 from unrolling.losses import gamma_from_released
 
 GAMMAS = [gamma_from_released(gamma, 10) for gamma in (0, 1, 5, 10, 15, 20)]
@@ -195,3 +196,39 @@ def test_gradients_of_e_below_a_tenth_of_those_of_retraining():
     assert costs(600, 50).verdict == "reproduced"
     assert costs(0, 50).verdict == "contradicted"
     assert costs(600, 200).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("check", [checks.table_1_resnet, checks.table_1_vgg])
+@pytest.mark.parametrize(("times", "held"), [(2.2, True), (1.8, None), (-1.8, None), (-2.2, False)])
+def test_a_half_of_one_seed_is_one_beyond_twice_the_noise(check, times, held):
+    left = math.log(0.5) - times * ratio_noise("e_root")
+    runs = records(lambda c: math.exp(left * c.gamma / GAMMAS[-1]), gamma=GAMMAS, seed=[0])
+    assert list(check(runs).propositions.values()) == [True, held]
+
+
+def test_ratios_of_table_1_are_those_of_roots():
+    """sigma falls to a hundredth, so that e falls to 0.09 and e from roots to 0.9."""
+
+    def to(least):
+        return lambda c: least ** (c.gamma / GAMMAS[-1])
+
+    found = checks.table_1_resnet(records(to(0.09), sigma=to(0.01), gamma=GAMMAS))
+    assert (found.verdict, found.value) == ("partly", pytest.approx(0.9))
+    assert "with the eigenvalue itself to 0.09 of it" in found.reason
+
+
+def test_seeds_on_both_sides_leave_a_claim_open():
+    """The drop of accuracy is 1, 1 and 9 points: on average above 3, and not clearly."""
+    lost = records(accuracy=lambda c: 0.9 - (0.01 + 0.08 * (c.seed == 2)) * (c.gamma > 0), gamma=GAMMAS)
+    found = checks.penalty_to_accuracy_is_moderate(lost)
+    assert found.value == pytest.approx(11 / 3)
+    assert found.verdict == "undecided"
+
+
+def test_one_seed_decides_growth_where_all_cases_agree_with_a_margin():
+    runs = {"gamma": GAMMAS, "seed": [0]}
+    check = checks.error_grows_with_the_steps
+    assert check(records(**runs)).verdict == "reproduced"
+    assert check(records(shape=lambda t: -t, **runs)).verdict == "contradicted"
+    one_falls = records(**runs) + records(shape=lambda t: -t, gamma=[3.0], seed=[0])
+    assert check(one_falls).verdict == "undecided"

@@ -167,9 +167,9 @@ def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Se
     verdict, reason = result.verdict, result.reason
     if 0 < num_seeds < ENOUGH_SEEDS:
         reason += (
-            f" Of {num_seeds} seed{'s' * (num_seeds > 1)}: a level or a ratio counts beyond twice the spread that "
-            f"seeds have in the small profile, which is {seed_noise('e_root'):.2f} of log e from roots and "
-            f"{seed_noise('accuracy'):.1f} points of accuracy for a run; an order by a bootstrap over trainings."
+            f" Of {num_seeds} seed{'s' * (num_seeds > 1)}: a level or a ratio counts beyond twice the spread "
+            f"between seeds of the small profile, {seed_noise('e_root'):.2f} of log e from roots and "
+            f"{seed_noise('accuracy'):.1f} points of accuracy; an order by a bootstrap over trainings."
         )
     if claim.scale == "paper" and profile != "paper":
         reason = f"Not run at the paper's scale. The {profile} profile alone would say {verdict}: {reason}"
