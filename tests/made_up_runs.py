@@ -7,6 +7,7 @@ from unrolling.experiments.config import RunConfig
 from unrolling.store import Record
 
 STEPS = (10, 20, 30)  # one epoch
+SAMPLED = (0, 5, 10, 15, 20)
 NUM_CLASSES = {"cifar100": 100, "imdb": 2}  # ten in the others
 
 
@@ -24,9 +25,9 @@ def records(
     """Return a run for each point of the grid ``axes``, settings of the run's configuration and ``seed``.
 
     Every other argument is a function of the configuration. ``e`` is that at the end of the epoch, and
-    ``shape`` how e got there over the steps.
+    ``shape`` how e got there over the steps. e from roots is e over the root of ``sigma``.
     """
-    axes = {"dataset": ["cifar10"], "model": ["resnet18"], "gamma": [0.0, 1.0], "seed": [0, 1]} | axes
+    axes = {"dataset": ["cifar10"], "model": ["resnet18"], "gamma": [0.0, 1.0], "seed": [0, 1, 2]} | axes
     found = []
     for point in itertools.product(*axes.values()):
         config = RunConfig(**dict(zip(axes, point, strict=True))).to_dict()
@@ -41,7 +42,7 @@ def records(
         }
         result = {
             "trace": trace,
-            "sigma": {"step": [0, 10], "eigenvalue": [-sigma(c), sigma(c)]},
+            "sigma": {"step": list(SAMPLED), "eigenvalue": [sigma(c) * (-1) ** t for t in SAMPLED]},
             "steps_per_epoch": STEPS[-1],
             "num_classes": NUM_CLASSES.get(c.dataset, 10),
             "accuracy_pretrained": accuracy_pretrained(c),

@@ -23,9 +23,16 @@ def run(monkeypatch, **changes):
         checks.capacities.cache_clear()
 
 
+def penalised(found):
+    """Return the propositions about the penalised loss, and which method lets one delete more."""
+    held = list(found.propositions.values())
+    return [*held[:2], held[4]]
+
+
 def test_both_powers_are_as_claimed(monkeypatch):
     found = run(monkeypatch)
-    assert found.verdict == "reproduced"
+    assert list(found.propositions.values()) == [True, True, False, False, True]  # not on the loss itself
+    assert found.verdict == "partly"
     low, high = found.interval
     assert low < found.value < high
     assert high - low < 0.3
@@ -39,7 +46,7 @@ def test_error_of_the_newton_step_that_grew_with_m_alone_is_noticed(monkeypatch)
         return 2.0 * num_forgotten / num_examples
 
     found = run(monkeypatch, newton_removal_bound=linear)
-    assert list(found.propositions.values()) == [True, False, True]
+    assert penalised(found) == [True, False, True]
     assert found.value == pytest.approx(-0.5, abs=0.15)
 
 
@@ -50,13 +57,13 @@ def test_noise_that_does_not_spread_over_the_dimensions_is_noticed(monkeypatch):
         return private(problem, m, noise / math.sqrt(noise.shape[1]))
 
     found = run(monkeypatch, private_weights=one_dimension)
-    assert list(found.propositions.values()) == [False, True, True]
+    assert penalised(found) == [False, True, True]
 
 
 def test_newton_removal_with_more_noise_than_privacy_is_noticed(monkeypatch):
     monkeypatch.setattr(checks, "DIMENSIONS", (8, 32, 128))
     found = run(monkeypatch, newton_removal_bound=lambda bound, **sizes: 50 * bound(**sizes))
-    assert list(found.propositions.values()) == [True, True, False]
+    assert penalised(found) == [True, True, False]
 
 
 def test_excess_of_noise_is_half_its_variance_times_the_trace():

@@ -1,6 +1,7 @@
 """The analysis and the claims P01 to P04 and R01 to R05 on made-up records whose answer is known."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from scipy import stats
 
 from unrolling.experiments import config_from, load_profile
 from unrolling.experiments.checks import privacy_risk as checks
+from unrolling.experiments.ledger import all_checks
+from unrolling.experiments.noise import ratio_noise
 from unrolling.experiments.privacy_risk import (
     SETTING,
     TRIPLET,
@@ -40,13 +43,17 @@ def record(*, before, after, v, v_nothing=1.0, accuracy=0.9, retrained=0.5, **se
     return Record(
         config=config.to_dict(),
         data={"name": "digits", "fingerprint": "0"},
-        result={"trace": trace, "privacy": unlearned | others},
+        result={
+            "trace": trace | {"e": [1.0]},
+            "sigma": {"step": [0], "eigenvalue": [1.0]},
+            "privacy": unlearned | others,
+        },
         provenance={},
     )
 
 
 def triplets(score, v, *, seeds=3, noise=0.0, accuracy=None, **same):
-    """Return settings that differ in N, whose score and v are these; ``noise`` alternates over the seeds."""
+    """Return trainings, whose score and v are these; ``noise`` alternates over the seeds."""
     accuracy = np.linspace(0.5, 0.9, len(score)) if accuracy is None else accuracy
     return [
         record(
@@ -54,7 +61,7 @@ def triplets(score, v, *, seeds=3, noise=0.0, accuracy=None, **same):
             after=s + noise * (-1) ** seed,
             v=d,
             accuracy=a,
-            pretrain_epochs=i,
+            batch_size=1 + i,
             seed=seed,
             **same,
         )
@@ -67,21 +74,63 @@ RISING = np.linspace(0.2, 0.8, 12)
 SHUFFLED = RISING[[7, 2, 11, 4, 0, 9, 6, 1, 10, 3, 5, 8]]
 
 
+MANY = np.random.default_rng(0).permutation(np.linspace(0.2, 0.8, 144))
+
+
+def rising(count):
+    return np.linspace(0.2, 0.8, count)
+
+
 @pytest.mark.parametrize(
-    ("v", "verdict"), [(RISING, "contradicted"), (-RISING + 2, "contradicted"), (SHUFFLED, "reproduced")]
-)
-@pytest.mark.parametrize(
-    "check",
+    ("v", "first", "others"),
     [
-        checks.score_and_v_are_weakly_correlated,
-        checks.score_and_v_are_weakly_correlated_on_the_other_data,
-        checks.score_and_v_have_no_monotonic_relation,
+        (RISING, "contradicted", "contradicted"),
+        (-RISING + 2, "partly", "contradicted"),  # negative, as printed, but not weak
+        (SHUFFLED, "undecided", "undecided"),  # few settings are no evidence of a weak relation
+        (MANY, "undecided", "reproduced"),  # weak; that it is negative is open
     ],
+    ids=["rising", "falling", "few", "many"],
 )
-def test_a_strong_correlation_of_either_sign_is_told_from_none(check, v, verdict):
-    found = check(triplets(RISING, v))
-    assert found.verdict == verdict
-    assert found.interval[0] <= found.value <= found.interval[1]
+def test_a_weak_correlation_must_be_shown_and_a_negative_one_be_negative(v, first, others):
+    runs = triplets(rising(len(v)), v)
+    found = [
+        check(runs)
+        for check in (
+            checks.score_and_v_are_weakly_correlated,
+            checks.score_and_v_are_weakly_correlated_on_the_other_data,
+            checks.score_and_v_have_no_monotonic_relation,
+        )
+    ]
+    assert [one.verdict for one in found] == [first, others, others]
+    assert all(one.interval[0] <= one.value <= one.interval[1] for one in found)
+
+
+def test_a_weak_negative_correlation_is_what_is_printed():
+    x, count = rising(400), 400
+    wave = np.where(np.arange(count) % 2, 1.0, -1.0)
+    x = (x - x.mean()) / x.std()
+    for sign, verdict in ((-1, "reproduced"), (1, "partly")):
+        v = 3 + sign * 0.3 * x + np.sqrt(1 - 0.3**2) * wave
+        found = checks.score_and_v_are_weakly_correlated(triplets(0.5 + x / 10, v, seeds=1))
+        assert found.value == pytest.approx(sign * 0.3, abs=0.02)
+        assert found.verdict == verdict
+
+
+def test_settings_on_the_way_of_one_training_are_no_evidence():
+    """Twelve settings that differ in N alone, and the same as twelve trainings."""
+    runs = [
+        record(before=0.6, after=s, v=v, pretrain_epochs=i)
+        for i, (s, v) in enumerate(zip(RISING, RISING, strict=True))
+    ]
+    assert checks.score_and_v_have_no_monotonic_relation(runs).verdict == "undecided"
+    assert checks.a_lower_score_does_not_imply_a_lower_v(runs).verdict == "undecided"
+    trainings = triplets(RISING, RISING, seeds=1)
+    assert checks.score_and_v_have_no_monotonic_relation(trainings).verdict == "contradicted"
+    assert checks.a_lower_score_does_not_imply_a_lower_v(trainings).verdict == "contradicted"
+
+
+def test_the_claim_about_cifar_100_is_not_judged_on_other_data():
+    assert all_checks()["P02"].profile == "paper"
 
 
 @pytest.mark.parametrize(("accuracy", "said"), [(RISING, True), (RISING[::-1], False), (SHUFFLED, False)])
@@ -90,21 +139,10 @@ def test_damage_is_named_where_the_score_follows_the_accuracy(accuracy, said):
     assert ("damaged" in reason) is said
 
 
-def test_a_clear_but_weak_correlation_is_half_of_the_claim():
-    """At r = 0.45 over very many settings the interval is narrow and excludes 0."""
-    x = np.linspace(-1, 1, 144)
-    wave = np.where(np.arange(144) % 2, 1.0, -1.0)
-    found = checks.score_and_v_are_weakly_correlated(
-        triplets(0.5 + x / 4, 3 + 0.45 * x / x.std() + np.sqrt(1 - 0.45**2) * wave, seeds=1)
-    )
-    assert found.value == pytest.approx(0.45, abs=0.02)
-    assert found.verdict == "partly"
-
-
 def test_each_data_set_is_correlated_on_its_own():
     one, other = triplets(RISING, SHUFFLED), triplets(RISING, RISING, dataset="cifar100")
     both = [*one, *other]
-    assert checks.score_and_v_are_weakly_correlated(both).verdict == "reproduced"
+    assert abs(checks.score_and_v_are_weakly_correlated(both).value) < 0.3
     assert checks.score_and_v_are_weakly_correlated_on_the_other_data(both).verdict == "contradicted"
     found = checks.score_and_v_have_no_monotonic_relation(both)
     assert (found.verdict, found.value) == ("contradicted", pytest.approx(1))
@@ -154,7 +192,7 @@ def test_one_seed_that_disagrees_spoils_a_pair():
     assert opposed_in_every_seed(scores, TRIPLET) == pytest.approx(2 / 3)
 
 
-def grid(before, after, v, *, models=("mlp", "vgg-small"), accuracy=0.9):
+def grid(before, after, v, *, models=("mlp", "vgg-small"), accuracy=0.9, seeds=3):
     """Return settings and strengths 0 to 3, each value a function of (model number, gamma)."""
     return [
         record(
@@ -166,7 +204,7 @@ def grid(before, after, v, *, models=("mlp", "vgg-small"), accuracy=0.9):
             seed=seed,
             accuracy=accuracy,
         )
-        for (i, model), gamma, seed in itertools.product(enumerate(models), range(4), range(2))
+        for (i, model), gamma, seed in itertools.product(enumerate(models), range(4), range(seeds))
     ]
 
 
@@ -247,6 +285,26 @@ def test_cells_in_which_the_score_falls(after, share):
 def test_what_the_penalty_is_needed_for(after, v, verdict):
     found = checks.the_penalty_is_needed_to_lower_v_not_the_score(grid(same(0.6), after, v))
     assert found.verdict == verdict
+
+
+def test_seeds_that_disagree_leave_the_score_open():
+    """The factor is 1.2 in one seed and 4 in two: neither inside nor outside of 1.4 to 3."""
+    runs = [
+        record(before=0.6, after=0.6 / factor, v=1.0, gamma=float(gamma), seed=seed)
+        for seed, factor in enumerate((1.2, 4.0, 4.0))
+        for gamma in range(4)
+    ]
+    assert checks.unlearning_halves_the_score(runs).verdict == "undecided"
+
+
+def test_one_seed_decides_v_beyond_the_noise_and_no_score():
+    runs = grid(same(0.6), same(0.1), lambda model, gamma: 9.0 - 2.5 * gamma, seeds=1)
+    found = checks.the_penalty_is_needed_to_lower_v_not_the_score(runs)
+    assert list(found.propositions.values()) == [None, True]
+    close = math.exp(ratio_noise("v"))  # one standard deviation away from the threshold
+    runs = grid(same(0.6), same(0.1), lambda model, gamma: 1.0 if gamma else 1.5 * close, seeds=1)
+    found = checks.the_penalty_is_needed_to_lower_v_not_the_score(runs)
+    assert list(found.propositions.values()) == [None, None]
 
 
 def test_a_score_frame_puts_each_models_distance_beside_its_score():

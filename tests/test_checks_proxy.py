@@ -1,11 +1,13 @@
 """V01 to V14 on made-up runs whose answer is known: each verdict turns when an ingredient is broken."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from unrolling.experiments.checks import proxy as checks
+from unrolling.experiments.noise import ratio_noise
 from unrolling.seeding import stream_seed
 from unrolling.store import Record
 
@@ -97,6 +99,31 @@ def test_v03_both_must_rise_in_both_panels(e, v, verdict):
     assert checks.both_errors_grow_with_the_steps(steps(e, v)).verdict == verdict
 
 
+def nearly(t, n, seed):
+    return t + 0.01 * noise("nearly", t, n)
+
+
+def of_one_seed(records):
+    return [record for record in records if record.config["seed"] == 0]
+
+
+@pytest.mark.parametrize(
+    ("size", "verdict"), [(0.5, "reproduced"), (2.2, "undecided"), (20.0, "contradicted")]
+)
+def test_v01_of_one_seed_wants_a_margin(size, verdict):
+    """The correlation of t and t + noise, at 20 steps, is 0.99, 0.93 and about 0."""
+    records = steps(nearly, lambda t, n, seed: t + size * noise("one", t))
+    found = checks.errors_correlate_over_steps_without_pretraining(of_one_seed(records))
+    assert found.verdict == verdict
+    assert found.interval is None
+
+
+def test_v03_of_one_seed_wants_both_panels_to_agree():
+    rising = steps(nearly, lambda t, n, seed: t + 0.1 * noise(t) if n else np.cos(t))
+    found = checks.both_errors_grow_with_the_steps(of_one_seed(rising))
+    assert [*found.propositions.values()] == [True, None]
+
+
 # Figure 11
 
 
@@ -133,6 +160,24 @@ def test_v05_has_a_lower_bar_than_v04():
     assert 0.6 < vgg.value < 0.9
 
 
+def test_v04_of_one_seed_is_a_bootstrap_over_the_strengths():
+    straight = of_one_seed(strengths(lambda gamma, model: 5 - 2 * gamma))
+    assert checks.errors_correlate_over_strengths_for_resnet(straight).verdict == "reproduced"
+    bent = of_one_seed(strengths(lambda gamma, model: {0.0: 4.0, 2.0: 1.0}.get(gamma, 3.0)))
+    assert checks.errors_correlate_over_strengths_for_resnet(bent).verdict == "undecided"
+    two = [record for record in straight if record.config["gamma"] in (0.0, 1.0, 2.0)]
+    assert checks.both_errors_are_small_at_the_largest_strength(two).verdict == "reproduced"
+
+
+def test_v04_wants_the_interval_over_seeds_beyond_the_threshold():
+    """Two seeds follow e, one does not."""
+    records = strengths(lambda gamma, model: 5 - 2 * gamma)
+    for record in records:
+        if record.config["seed"] == 2:
+            record.result["trace"]["v"] = [1.0 + noise("third", record.config["gamma"]) ** 2] * len(STEPS)
+    assert checks.errors_correlate_over_strengths_for_resnet(records).verdict == "undecided"
+
+
 @pytest.mark.parametrize(
     ("v", "verdict"),
     [
@@ -153,14 +198,14 @@ def test_v07_is_contradicted_where_neither_falls():
 # Figure 12
 
 
-def grid(v=lambda e, level, **_: e, *, spread=1.0, factor=lambda gamma: 2.0**-gamma, **columns):
-    """Two models, four N, two batch sizes, three strengths, two seeds: 96 runs.
+def grid(v=lambda e, level, **_: e, *, spread=1.0, factor=lambda gamma: 2.0**-gamma, seeds=3, **columns):
+    """Two models, four N, two batch sizes, three strengths, three seeds by default: 144 runs.
 
     A setting has a level, and e is that times a factor of gamma and noise; v is a function of e and the rest.
     """
     records = []
     for model, n, b, gamma, seed in itertools.product(
-        ("resnet-small", "vgg-small"), (1, 2, 5, 10), (16, 32), (0.0, 1.0, 2.0), (0, 1)
+        ("resnet-small", "vgg-small"), (1, 2, 5, 10), (16, 32), (0.0, 1.0, 2.0), range(seeds)
     ):
         level = float(np.exp(spread * noise("level", model, n)))
         wobble = float(np.exp(0.1 * noise("e", model, n, b, gamma, seed)))
@@ -176,8 +221,7 @@ def test_v08_holds_where_v_is_proportional_to_e_and_not_where_it_is_noise():
     held = checks.errors_correlate_over_settings(grid())
     assert held.verdict == "reproduced"
     assert held.value == pytest.approx(1)
-    assert "48 settings and 2 seeds" in held.value_is
-    assert "8 clusters" in held.reason
+    assert "48 settings and 3 seeds" in held.value_is
     failed = checks.errors_correlate_over_settings(
         grid(lambda e, level, name, **_: np.exp(noise("v", *name)))
     )
@@ -189,7 +233,7 @@ def test_v08_says_what_is_left_where_only_the_clusters_correlate():
         grid(lambda e, level, name, **_: level * np.exp(0.1 * noise("v", *name)), factor=lambda gamma: 1.0)
     )
     assert found.value > 0.9
-    left = float(found.reason.split("one cluster ")[1].split(" [")[0])
+    left = float(found.reason.split("points of one model and N ")[1].split(" is left")[0])
     assert abs(left) < 0.3
 
 
@@ -212,7 +256,7 @@ def test_v08_wants_the_lower_end_as_well():
     found = checks.errors_correlate_over_settings(scaled(records, 1000.0, **far))
     assert found.value > 0.9
     assert found.interval[0] < 0.6
-    assert found.verdict == "partly"
+    assert found.verdict == "undecided"
 
 
 @pytest.mark.parametrize("scatter", [0.7, 0.85])
@@ -222,9 +266,9 @@ def test_v09_has_lower_bars_than_v08(scatter):
     mild = checks.errors_correlate_over_settings_of_the_harder_data(records)
     assert strict.value == mild.value
     value, low = strict.value, strict.interval[0]
-    assert [*strict.propositions.values()] == [value >= 0.8, low >= 0.6]
-    assert [*mild.propositions.values()] == [value >= 0.75, low >= 0.5]
-    assert [*strict.propositions.values()] != [*mild.propositions.values()]
+    assert strict.interval[1] > 0.8
+    assert [*strict.propositions.values()] == [True if value >= 0.8 and low >= 0.6 else None]
+    assert [*mild.propositions.values()] == [True if value >= 0.75 and low >= 0.5 else None]
 
 
 @pytest.mark.parametrize(
@@ -232,11 +276,15 @@ def test_v09_has_lower_bars_than_v08(scatter):
     [
         (lambda e, level, **_: 3 * e + 1, "reproduced"),
         (lambda e, level, **_: e**2, "partly"),  # straight enough, but the square helps
-        (lambda e, level, **_: e**3, "contradicted"),
     ],
 )
 def test_v10_tells_a_line_from_a_curve(v, verdict):
     assert checks.relation_is_almost_linear(grid(v)).verdict == verdict
+
+
+def test_v10_is_contradicted_by_an_arch():
+    arch = grid(lambda e, level, **_: np.cos(3 * np.log(e / 2.5)) + 1.1, spread=0.2)
+    assert checks.relation_is_almost_linear(arch).verdict == "contradicted"
 
 
 def test_v10_tells_a_line_from_noise():
@@ -255,7 +303,7 @@ def test_v10_gives_the_slope_on_logarithmic_axes():
         (lambda e, level, **_: e, lambda gamma: 2.0**-gamma, "reproduced"),
         (lambda e, level, **_: 1 / e, lambda gamma: 2.0**-gamma, "partly"),
         (lambda e, level, **_: e, lambda gamma: 2.0**gamma, "contradicted"),
-        (lambda e, level, **_: e, lambda gamma: 1.0, "contradicted"),
+        (lambda e, level, **_: e, lambda gamma: 1.0, "undecided"),
     ],
 )
 def test_v11_compares_with_the_plain_runs_of_the_same_setting(v, factor, verdict):
@@ -264,17 +312,29 @@ def test_v11_compares_with_the_plain_runs_of_the_same_setting(v, factor, verdict
     assert found.verdict == verdict
     if verdict == "reproduced":
         assert found.value == pytest.approx(2**-1.5, rel=0.1)
-        assert "16 of 16" in found.reason
 
 
-def test_v11_wants_more_than_a_median_below_one():
-    def v(e, level, gamma, name):  # with a penalty lower by a tenth in ten settings, higher by more in six
-        _, n, b, *_ = name
-        return level * (1.0 if gamma == 0 else 0.9 if b == 16 or n == 1 else 1.2)
+def test_v11_does_not_average_over_a_change_of_sign():
+    def v(e, level, gamma, name):  # lower with a penalty after little pre-training, higher after much
+        factor = 1.0 if gamma == 0 else 0.8 if name[1] <= 2 else 1.5
+        return level * factor * np.exp(0.01 * noise("v", *name))
 
-    found = checks.penalised_models_have_lower_errors(grid(v))
-    assert "v is lower in 10 of 16 settings of model, N and b, by a median factor of 0.90" in found.reason
-    assert [*found.propositions.values()] == [True, False]
+    found = checks.penalised_models_have_lower_errors(grid(v)).propositions
+    assert [found[f"N = {n}: v is lower with the SD loss"] for n in (1, 2, 5, 10)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert all(found[f"N = {n}: e is lower with the SD loss"] for n in (1, 2, 5, 10))
+
+
+@pytest.mark.parametrize(("times", "held"), [(2.2, True), (1.8, None), (-2.2, False)])
+def test_v11_takes_one_seed_beyond_twice_the_noise(times, held):
+    factor = math.exp(-times * ratio_noise("v"))
+    runs = grid(lambda e, level, gamma, **_: level * (factor if gamma else 1.0), seeds=1)
+    found = checks.penalised_models_have_lower_errors(runs).propositions
+    assert [found[f"N = {n}: v is lower with the SD loss"] for n in (1, 2, 5, 10)] == [held] * 4
 
 
 @pytest.mark.parametrize(
@@ -294,7 +354,7 @@ def test_v12_wants_the_order_within_each_architecture():
     found = checks.lower_unlearning_error_means_lower_verification_error(
         scaled(records, 1e9, model="vgg-small")
     )
-    assert found.verdict == "partly"
+    assert [*found.propositions.values()][1] is False
     assert found.value > 0.7
     assert "resnet-small: 0.00, vgg-small: 1.00" in found.reason
 
@@ -330,7 +390,7 @@ def test_v13_a_difference_that_may_be_chance_does_not_count():
     }
     found = checks.unlearning_error_beats_its_factors(grid_with_steps(factors))
     assert found.value > 0 > found.interval[0]
-    assert [*found.propositions.values()] == [False, True, True]
+    assert [*found.propositions.values()] == [None, True, True]
 
 
 def grid_with_steps(factors):
@@ -347,7 +407,7 @@ def grid_with_steps(factors):
         (lambda name: 2, "reproduced"),
         (lambda name: 0.9 if name["pretrain_epochs"] == 1 and name["batch_size"] == 16 else 2, "partly"),
         (lambda name: 0.5, "contradicted"),
-        (lambda name: np.exp(noise("n", *name.values())), "contradicted"),  # about 1
+        (lambda name: np.exp(noise("n", *name.values())), "undecided"),  # about 1
     ],
 )
 def test_v14_compares_with_doing_nothing(nothing, verdict):

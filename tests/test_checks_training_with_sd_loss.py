@@ -6,6 +6,7 @@ import pytest
 from made_up_runs import dip, records
 
 from unrolling.experiments.checks import training_with_sd_loss as checks
+from unrolling.experiments.noise import ratio_noise
 from unrolling.losses import gamma_from_released
 
 GAMMAS = [gamma_from_released(gamma, 10) for gamma in (0, 1, 5, 10, 15, 20)]
@@ -25,16 +26,30 @@ def broken_at(gamma, value, otherwise):
     return lambda c: value(c) if c.gamma == gamma else otherwise(c)
 
 
-def test_lower_in_most_cells_and_not_by_chance():
+def test_lower_in_most_cells_at_each_n():
     runs = {"gamma": GAMMAS, "pretrain_epochs": [0, 10], "model": NETWORKS}
     check = checks.sd_loss_lowers_the_error
     assert check(records(falling, **runs)).verdict == "reproduced"
     assert check(records(rising, **runs)).verdict == "contradicted"
     found = check(records(broken_at(GAMMAS[1], rising, falling), **runs))
-    assert (found.verdict, found.value) == ("reproduced", pytest.approx(0.8))  # 16 of 20 cells
+    assert (found.verdict, found.value) == ("reproduced", pytest.approx(0.8))  # 4 of 5 strengths
     assert "own Table 4 it is in 99 of 120, and in 49 by more" in found.reason
-    few = check(records(falling, gamma=GAMMAS[:4]))
-    assert (few.verdict, few.value) == ("partly", 1.0)  # 3 of 3 happens by chance in one of eight
+    turns = check(records(lambda c: falling(c) if c.pretrain_epochs else rising(c), **runs))
+    assert list(turns.propositions.values()) == [False, True]
+    assert turns.verdict == "partly"
+    # Roots decide: sigma falls, so that |lambda| would see a lower e.
+    other = check(records(lambda c: falling(c) ** 0.5, sigma=lambda c: math.exp(-4 * c.gamma), **runs))
+    assert (other.verdict, other.value) == ("contradicted", 0)
+
+
+def test_one_seed_of_few_settings_does_not_count_cells():
+    runs = {"gamma": GAMMAS, "pretrain_epochs": [0], "seed": [0]}
+    check = checks.sd_loss_lowers_the_error
+    assert check(records(falling, model=NETWORKS, **runs)).verdict == "undecided"
+    four = {"model": NETWORKS, "dataset": ["cifar10", "cifar100"]}
+    assert check(records(falling, **four, **runs)).verdict == "reproduced"
+    one_of_four = lambda c: rising(c) if (c.model, c.dataset) == ("vgg19", "cifar100") else falling(c)  # noqa: E731
+    assert check(records(one_of_four, **four, **runs)).verdict == "undecided"
 
 
 def test_no_cell_may_lose_three_points():
@@ -89,7 +104,7 @@ def test_baselines_are_those_of_the_pretrained_models():
         return lambda c: printed[c.model] + points / 100 - 0.1 * (c.gamma > 0)
 
     found = check(records(accuracy_pretrained=off(-1.4), accuracy=lambda c: 0.5, **runs))
-    assert (found.verdict, found.value) == ("reproduced", pytest.approx(1.4))
+    assert (found.verdict, found.value) == ("reproduced", pytest.approx(-1.4))
     assert check(records(accuracy_pretrained=off(1.6), **runs)).verdict == "contradicted"
     one = records(accuracy_pretrained=lambda c: 0.7711, **runs)
     assert check(one).verdict == "reproduced"
@@ -132,11 +147,12 @@ def test_sigma_stays_up_to_the_papers_15_by_seed():
             gamma=GAMMAS,
         )
 
-    assert check(changed(1.24, beyond=9)).verdict == "reproduced"
-    found = check(changed(1.44))
-    assert (found.verdict, found.value) == ("contradicted", pytest.approx(0.44))
-    assert "at most 20 % away" in found.reason  # the root of 1.44
-    assert check(changed(0.7)).verdict == "contradicted"
+    # The root of 1.5 is 1.22.
+    assert check(changed(1.5, beyond=9)).verdict == "reproduced"
+    found = check(changed(1.69))
+    assert (found.verdict, found.value) == ("contradicted", pytest.approx(0.3))
+    assert "up to 69 % away" in found.reason
+    assert check(changed(0.5)).verdict == "contradicted"
 
 
 def test_weights_change_less_and_by_half():
@@ -153,9 +169,10 @@ def test_the_weights_share_of_the_drop():
 
     def split(share):
         return records(
-            lambda c: math.exp(-c.gamma) * dip(c),
+            # By roots e falls as exp(-gamma), of which (1 - share) is that of the mean root.
+            lambda c: math.exp(-(2 - share(c)) * c.gamma) * dip(c),
             weight_change=lambda c: math.exp(-share(c) * c.gamma) * dip(c),
-            sigma=lambda c: math.exp(-(1 - share(c)) * c.gamma),
+            sigma=lambda c: math.exp(-2 * (1 - share(c)) * c.gamma),
             **runs,
         )
 
@@ -174,8 +191,44 @@ def test_gradients_of_e_below_a_tenth_of_those_of_retraining():
             run.result.update(steps=400, pretrain_steps=pretrain_steps, sigma_hvps=hvps)
         return checks.error_is_cheaper_than_retraining(runs)
 
-    # Two samples of 1 + 2 * 10 gradients where the run had two with 20 products together.
-    assert costs(600, 20).value == pytest.approx(42 / 1000)
-    assert costs(600, 20).verdict == "reproduced"
-    assert costs(0, 20).verdict == "contradicted"
-    assert costs(600, 80).verdict == "contradicted"
+    # Two samples of 1 + 2 * 10 gradients where the run had five with 50 products together.
+    assert costs(600, 50).value == pytest.approx(42 / 1000)
+    assert costs(600, 50).verdict == "reproduced"
+    assert costs(0, 50).verdict == "contradicted"
+    assert costs(600, 200).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("check", [checks.table_1_resnet, checks.table_1_vgg])
+@pytest.mark.parametrize(("times", "held"), [(2.2, True), (1.8, None), (-1.8, None), (-2.2, False)])
+def test_a_half_of_one_seed_is_one_beyond_twice_the_noise(check, times, held):
+    left = math.log(0.5) - times * ratio_noise("e_root")
+    runs = records(lambda c: math.exp(left * c.gamma / GAMMAS[-1]), gamma=GAMMAS, seed=[0])
+    assert list(check(runs).propositions.values()) == [True, held]
+
+
+def test_ratios_of_table_1_are_those_of_roots():
+    """sigma falls to a hundredth, so that e falls to 0.09 and e from roots to 0.9."""
+
+    def to(least):
+        return lambda c: least ** (c.gamma / GAMMAS[-1])
+
+    found = checks.table_1_resnet(records(to(0.09), sigma=to(0.01), gamma=GAMMAS))
+    assert (found.verdict, found.value) == ("partly", pytest.approx(0.9))
+    assert "with the eigenvalue itself to 0.09 of it" in found.reason
+
+
+def test_seeds_on_both_sides_leave_a_claim_open():
+    """The drop of accuracy is 1, 1 and 9 points: on average above 3, and not clearly."""
+    lost = records(accuracy=lambda c: 0.9 - (0.01 + 0.08 * (c.seed == 2)) * (c.gamma > 0), gamma=GAMMAS)
+    found = checks.penalty_to_accuracy_is_moderate(lost)
+    assert found.value == pytest.approx(11 / 3)
+    assert found.verdict == "undecided"
+
+
+def test_one_seed_decides_growth_where_all_cases_agree_with_a_margin():
+    runs = {"gamma": GAMMAS, "seed": [0]}
+    check = checks.error_grows_with_the_steps
+    assert check(records(**runs)).verdict == "reproduced"
+    assert check(records(shape=lambda t: -t, **runs)).verdict == "contradicted"
+    one_falls = records(**runs) + records(shape=lambda t: -t, gamma=[3.0], seed=[0])
+    assert check(one_falls).verdict == "undecided"

@@ -31,7 +31,9 @@ def rows():
             "accuracy": [0.9, 0.8, 0.8, 0.75, 0.8, 0.95],
         }
     ).assign(dataset="digits", model="mlp", pretrain_epochs=0)
-    return frame.assign(**dict.fromkeys(("weight_norm", "weight_change", "sigma_avg", "v"), frame["e"]))
+    return frame.assign(
+        **dict.fromkeys(("e_root", "weight_norm", "weight_change", "sigma_avg", "v"), frame["e"])
+    )
 
 
 def test_both_penalties_are_compared_with_the_plain_run_of_the_same_seed(rows):
@@ -80,7 +82,7 @@ def test_printed_cells_are_compared_with_their_own_column():
 
 
 def record(e, *, gamma, seed=0, loss="sd", dataset="cifar10", model="resnet18", pretrain_epochs=20):
-    """A run of which e with the root in sigma is known: eta 0.1, t = 201, hence e = sqrt(|lambda|)."""
+    """A run of which e with the root in sigma is known, and e itself is the square of that."""
     return Record(
         config={
             "dataset": dataset,
@@ -93,7 +95,7 @@ def record(e, *, gamma, seed=0, loss="sd", dataset="cifar10", model="resnet18", 
         },
         data={"name": dataset, "fingerprint": "0"},
         result={
-            "trace": {"step": [201, 402], "weight_change": [1.0, 9.0]},
+            "trace": {"step": [201, 402], "e": [e**2, 1.0]},
             "sigma": {"step": [0, 100, 200, 201], "eigenvalue": [e**2, -(e**2), e**2, 1e9]},
         },
         provenance={},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from unrolling._checks import InputError
-from unrolling.experiments import privacy_risk, proxy
+from unrolling.experiments import final_frame, privacy_risk, proxy, trace_frame
 from unrolling.experiments.proxy import (
     CHECKPOINT,
     SETTING,
@@ -69,9 +69,13 @@ def test_rows_are_those_of_the_epoch_asked_for():
 
 
 def test_error_with_roots_takes_the_samples_up_to_then():
-    # eta^2 * change / t * mean root * t (t - 1) / 2, by hand: samples at steps 0 and 3 have roots 2 and 4.
-    assert after_epochs([record()], 2)["e_root"].item() == pytest.approx(0.25 * 2 / 4 * 3 * 6)
-    assert after_epochs([record()], 3)["e_root"].item() == pytest.approx(0.25 * 3 / 6 * 16 / 3 * 15)
+    # e times mean root over mean size, by hand: samples at steps 0 and 3 have roots 2 and 4, sizes 4 and 16.
+    for rows in (after_epochs([record()], 2), trace_frame([record()]).iloc[[1]]):
+        assert rows["sigma_root"].item() == pytest.approx(3)
+        assert rows["e_root"].item() == pytest.approx(3.0 * 3 / 10)
+    for rows in (after_epochs([record()], 3), final_frame([record()])):
+        assert rows["sigma_root"].item() == pytest.approx(16 / 3)
+        assert rows["e_root"].item() == pytest.approx(7.0 * (16 / 3) / 40)
 
 
 def test_an_epoch_that_was_not_recorded_is_named():

@@ -8,7 +8,32 @@ import pytest
 
 from unrolling._checks import InputError
 from unrolling.experiments import load_profile, published
-from unrolling.experiments.unlearning_error import break_even, halving, linearity, reach, samples_needed
+from unrolling.experiments.unlearning_error import (
+    break_even,
+    error_from_roots,
+    halving,
+    linearity,
+    reach,
+    samples_needed,
+)
+from unrolling.unlearning_error import unlearning_error
+
+
+def test_e_from_roots_is_eq_9_with_the_mean_root_in_every_committed_run():
+    runs = published(load_profile("small").experiment("proxy").configs(("steps", "strength")), "small")
+    assert len(runs) == 70
+    for run in runs:
+        trace, sigma, t = run.result["trace"], run.result["sigma"], run.result["trace"]["step"][-1]
+        roots = [
+            abs(value) ** 0.5 for at, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if at < t
+        ]
+        expected = unlearning_error(
+            learning_rate=run.config["learning_rate"],
+            weight_change=trace["weight_change"][-1],
+            sigma_avg=sum(roots) / len(roots),
+            num_steps=t,
+        )
+        assert error_from_roots(run, t) == pytest.approx(expected, rel=1e-9)
 
 
 def trace(e, *, steps=None, model="mlp", seed=0):

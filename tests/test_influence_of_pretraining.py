@@ -37,7 +37,9 @@ def test_how_many_printed_cells_leave_the_noise():
 
 
 def test_cells_take_seeds_together_on_the_logarithmic_scale():
-    rows = after_epochs(records(lambda c: dip(c) * (2 if c.seed else 8) ** c.gamma, pretrain_epochs=[0, 5]))
+    rows = after_epochs(
+        records(lambda c: dip(c) * (2 if c.seed else 8) ** c.gamma, pretrain_epochs=[0, 5], seed=[0, 1])
+    )
     table = cells(rows)
     assert table["ratio"].tolist() == pytest.approx([4, 4])
     assert table[["low", "high", "seeds"]].to_numpy().tolist() == [[2, 8, 2], [2, 8, 2]]

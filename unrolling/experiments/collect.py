@@ -28,7 +28,7 @@ from unrolling.experiments.profiles import PROFILES
 from unrolling.experiments.provenance import provenance
 from unrolling.experiments.run import Progress, execute
 from unrolling.experiments.stored import must_be_computed, stored_fingerprints
-from unrolling.experiments.unlearning_error import error_from_roots
+from unrolling.experiments.unlearning_error import error_from_roots, sigma_from_roots
 from unrolling.stopping import Stop, Stopped, asked_to_stop, at_work, check_stop, obey, signals_held
 from unrolling.store import Record, Store, make_address
 from unrolling.training import DivergedError
@@ -366,17 +366,31 @@ def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
 
     Returns:
         ``step``, t; ``e``, ``e_corrected`` and ``e_targeted``, see :mod:`unrolling.unlearning_error`, and
-        what they are made of, ``weight_change``, :math:`\|w_t - w_0\|_2`, and ``sigma_avg``;
+        what they are made of, ``weight_change``, :math:`\|w_t - w_0\|_2`, and ``sigma_avg``; ``e_root`` and
+        ``sigma_root``, e and sigma_avg with the square roots of the sampled :math:`|\lambda|_{\max}`, as
+        section 5.2 words it and every e of the paper is printed;
         ``weight_norm``, :math:`\|w_t\|_2`; ``v`` after single-gradient unlearning, ``v_final_gradient``,
         ``v_amnesiac``, ``v_amnesiac_released`` and ``v_nothing``, of w_t itself, and ``v_momentum`` where the
         t steps have momentum; ``accuracy`` of M and ``accuracy_retrained`` of M' on the test data, from 0 to
         1; every setting of :class:`RunConfig`; and ``address``.
     """
     frames = [
-        pd.DataFrame(record.result["trace"]).assign(**settings_of(record), address=record.address)
+        pd.DataFrame(_trace(record, record.result["trace"]["step"])).assign(
+            **settings_of(record), address=record.address
+        )
         for record in records
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _trace(record: Record, steps: Sequence[int]) -> dict[str, list[float]]:
+    """Return what a run recorded at these of its steps, and its e and sigma_avg from roots."""
+    trace = record.result["trace"]
+    places = [trace["step"].index(step) for step in steps]
+    kept = {name: [values[place] for place in places] for name, values in trace.items()}
+    kept["sigma_root"] = [sigma_from_roots(record, step) for step in steps]
+    kept["e_root"] = [error_from_roots(record, step) for step in steps]
+    return kept
 
 
 def final_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -391,7 +405,7 @@ def final_frame(records: Iterable[Record]) -> pd.DataFrame:
     """
     rows = []
     for record in records:
-        last = {name: values[-1] for name, values in record.result["trace"].items()}
+        last = {name: value for name, (value,) in _trace(record, record.result["trace"]["step"][-1:]).items()}
         scalars = {name: value for name, value in record.result.items() if not isinstance(value, dict)}
         rows.append({**scalars, **last, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)
@@ -405,8 +419,7 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
         num_epochs: m; its end must be a recorded step of every run.
 
     Returns:
-        The columns of :func:`trace_frame`, every setting among them; ``e_root``, Eq. 9 with the square roots
-        of the sampled :math:`|\lambda|_{\max}` as section 5.2 words it; and of those of :func:`final_frame`
+        The columns of :func:`trace_frame`, every setting among them; and of those of :func:`final_frame`
         ``forget_gradient_norm``, ``num_classes`` and ``accuracy_pretrained``.
     """
     check_integer("num_epochs", num_epochs, minimum=1)
@@ -418,8 +431,7 @@ def after_epochs(records: Sequence[Record], num_epochs: int = 1) -> pd.DataFrame
                 f"run {record.address} has no row at step {t}, the end of epoch {num_epochs}; "
                 f"recorded steps are {trace['step']}."
             )
-        row = {name: values[trace["step"].index(t)] for name, values in trace.items()}
-        row["e_root"] = error_from_roots(record, t)
+        row = {name: value for name, (value,) in _trace(record, [t]).items()}
         row |= {name: record.result[name] for name in _MEASURED_ONCE if name in record.result}
         rows.append({**row, **settings_of(record), "address": record.address})
     return pd.DataFrame(rows)

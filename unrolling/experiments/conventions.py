@@ -291,7 +291,7 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     95 % t-interval, over the seeds, of v over v of doing nothing; NaN with one seed.
 
     Ratios are geometric means over seeds, correlations means. Runs without e are left out, and so are seeds
-    without one at gamma = 0. The ledger decides the claims on its own grids.
+    without one at gamma = 0. The ledger decides the claims on its own grids, with intervals and with roots.
     """
     own = own.dropna(subset=["e"])
     plain = own[own["gamma"] == 0].set_index("seed")

@@ -40,17 +40,18 @@ def printed_rows(table: str = "table4") -> pd.DataFrame:
     return rows.assign(gamma=[gamma_from_released(gamma, classes) for gamma, classes in pairs])
 
 
-def cells(rows: pd.DataFrame) -> pd.DataFrame:
+def cells(rows: pd.DataFrame, column: str = "e") -> pd.DataFrame:
     r"""Return one row per cell of a table like Table 4: setting and gamma > 0, seeds taken together.
 
     Args:
         rows: One row per run, as :func:`~unrolling.experiments.training_with_sd_loss.after_epochs` returns.
+        column: The column of e; what is printed is to be compared with ``e_root``.
 
     Returns:
         The columns of :data:`SETTING`, gamma and num_classes; ``ratio``, the geometric mean over seeds of
         :math:`e(\gamma) / e(0)`; ``low`` and ``high``, the least and the largest of the seeds; ``seeds``.
     """
-    ratios = rows.assign(ratio=relative_to_plain(rows, "e"))
+    ratios = rows.assign(ratio=relative_to_plain(rows, column))
     grouped = ratios[ratios["gamma"] > 0].groupby([*SETTING, "gamma", "num_classes"], sort=False)["ratio"]
     return grouped.agg(
         ratio=lambda values: float(np.exp(np.log(values).mean())), low="min", high="max", seeds="size"

@@ -16,7 +16,7 @@ from unrolling.store import Record
 
 SETTING = ["dataset", "model", "pretrain_epochs"]
 CELL = ["loss", *SETTING, "gamma"]
-COMPARED = ("e", "weight_norm", "weight_change", "sigma_avg", "v")
+COMPARED = ("e", "e_root", "weight_norm", "weight_change", "sigma_avg", "v")
 
 #: The penalties of section 6.1: as the text prints it, and as the released code trains it.
 PENALTIES = {"l2": "lambda ||w|| as printed", "weight_decay": "weight decay as released"}

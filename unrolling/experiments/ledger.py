@@ -24,6 +24,8 @@ from unrolling._checks import InputError, check_choice
 from unrolling.experiments import checks
 from unrolling.experiments.collect import by_config, default_store, published_store
 from unrolling.experiments.config import RunConfig
+from unrolling.experiments.decide import ENOUGH_SEEDS
+from unrolling.experiments.noise import seed_noise
 from unrolling.experiments.profiles import PROFILES, load_profile
 from unrolling.paper import Claim, Entry, Finding, NotTestable, claims, find_claim
 from unrolling.store import Record
@@ -163,6 +165,12 @@ def _entry(claim: Claim, found: Check, result: Result, profile: str, records: Se
     if isinstance(result, NotTestable):
         return Entry(claim, "not testable here", result.reason, page=found.page)
     verdict, reason = result.verdict, result.reason
+    if 0 < num_seeds < ENOUGH_SEEDS:
+        reason += (
+            f" Of {num_seeds} seed{'s' * (num_seeds > 1)}: a level or a ratio counts beyond twice the spread "
+            f"between seeds of the small profile, {seed_noise('e_root'):.2f} of log e from roots and "
+            f"{seed_noise('accuracy'):.1f} points of accuracy; an order by a bootstrap over trainings."
+        )
     if claim.scale == "paper" and profile != "paper":
         reason = f"Not run at the paper's scale. The {profile} profile alone would say {verdict}: {reason}"
         verdict = "not yet run"

@@ -67,7 +67,7 @@ def mean_over_seeds(scores: pd.DataFrame, setting: Sequence[str]) -> pd.DataFram
     return scores.groupby(list(setting), sort=False)[columns].mean().reset_index()
 
 
-def opposed(score: ArrayLike, distance: ArrayLike) -> float:
+def opposed(score: ArrayLike, distance: ArrayLike, taken: ArrayLike | None = None) -> float:
     r"""Return the share of all pairs in which the lower score goes with the larger distance.
 
     Where score and distance have nothing to do with each other it is one half; it is
@@ -77,6 +77,8 @@ def opposed(score: ArrayLike, distance: ArrayLike) -> float:
     Args:
         score: Shape (points,).
         distance: Shape (points,).
+        taken: How often each point counts, in a draw of a bootstrap; once by default. A point is no pair
+            with itself.
 
     Example:
         >>> opposed([0.1, 0.2, 0.3], [1.0, 3.0, 2.0])  # one of three pairs: the last two
@@ -84,7 +86,9 @@ def opposed(score: ArrayLike, distance: ArrayLike) -> float:
     """
     x, y = np.asarray(score, dtype=float), np.asarray(distance, dtype=float)
     i, j = np.triu_indices(len(x), 1)
-    return float(((x[i] - x[j]) * (y[i] - y[j]) < 0).mean())
+    weights = np.ones(len(x)) if taken is None else np.asarray(taken, dtype=float)
+    pairs = weights[i] * weights[j]
+    return float(np.average((x[i] - x[j]) * (y[i] - y[j]) < 0, weights=pairs)) if pairs.any() else np.nan
 
 
 def opposed_in_every_seed(scores: pd.DataFrame, setting: Sequence[str]) -> float:

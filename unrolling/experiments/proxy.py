@@ -10,12 +10,27 @@ from scipy import stats
 
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.experiments.collect import after_epochs as after_epochs
+from unrolling.experiments.decide import mean_correlation as mean_correlation
+from unrolling.experiments.decide import t_interval as t_interval
 from unrolling.metrics.association import correlate
 
 #: What a setting is apart from its strength; one seed of it is what the paper compares strengths in.
 SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
 #: Settings that differ only in batch size and strength: they share much of their randomness with each other.
 CHECKPOINT = ["dataset", "model", "pretrain_epochs"]
+#: What a training is: runs that differ in N alone are one training continued.
+TRAJECTORY = ["dataset", "model", "batch_size", "gamma", "seed"]
+
+
+def clusterings(points: pd.DataFrame) -> list[list[Hashable]]:
+    """Return the ways in which runs of a grid share randomness: each run's cluster in each of them.
+
+    Runs of one model and N start from the same point in spite of the strength, those of one model, N and b
+    take the same batches, those of one training differ in N alone, and those of one seed share their data
+    and order.
+    """
+    ways = (CHECKPOINT, SETTING, TRAJECTORY, ["seed"])
+    return [labels(points, columns) for columns in ways]
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> list[Hashable]:
@@ -70,8 +85,13 @@ def within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> p
     return (logs - means).join(points[list(by)])
 
 
-def concordance(x: ArrayLike, y: ArrayLike) -> float:
+def concordance(x: ArrayLike, y: ArrayLike, taken: ArrayLike | None = None) -> float:
     """Return the share of all pairs of points that ``x`` and ``y`` order alike; ties count for neither.
+
+    Args:
+        x: Shape (points,).
+        y: Shape (points,).
+        taken: How often each point counts, in a draw of a bootstrap; once by default.
 
     Example:
         >>> concordance([1, 2, 3], [10, 30, 20])  # the last two change places
@@ -81,7 +101,10 @@ def concordance(x: ArrayLike, y: ArrayLike) -> float:
     alike = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
     if not alike.any():
         raise InputError("no two points differ in both `x` and `y`: there is no order to compare.")
-    return float((alike > 0).sum() / (alike != 0).sum())
+    if taken is None:
+        return float((alike > 0).sum() / (alike != 0).sum())
+    weights = np.asarray(taken, dtype=float)
+    return float(weights @ (alike > 0) @ weights / (weights @ (alike != 0) @ weights))
 
 
 def concordance_within(points: pd.DataFrame, by: Sequence[str]) -> float:
@@ -118,35 +141,6 @@ def against_plain(points: pd.DataFrame, column: str) -> pd.Series:
     if not plain.index.equals(penalised.index):
         raise InputError("every setting needs runs with gamma = 0 and with gamma > 0 to compare.")
     return penalised - plain
-
-
-def t_interval(values: pd.Series) -> tuple[float, float] | None:
-    """Return the 95 % t-interval of the mean; none of a single value.
-
-    Example:
-        >>> [round(end, 3) for end in t_interval(pd.Series([1.0, 2.0, 3.0]))]
-        [-0.484, 4.484]
-    """
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def mean_correlation(values: Sequence[float]) -> tuple[float, float, float]:
-    r"""Return the mean of correlations, one for each seed, and its 95 % t-interval: (mean, low, high).
-
-    Both are taken of :math:`\operatorname{artanh} r` and turned back, so that they stay between -1 and 1. One
-    value has no interval: low and high are then NaN.
-
-    Example:
-        >>> [round(x, 2) for x in mean_correlation([0.0, 0.8])]  # artanh 0.8 is ln 3, so its half gives 0.5
-        [0.5, -1.0, 1.0]
-    """
-    z = np.arctanh(np.clip(np.asarray(values, dtype=float), -1 + 1e-12, 1 - 1e-12))  # 1 itself has none
-    half = stats.t.ppf(0.975, len(z) - 1) * z.std(ddof=1) / math.sqrt(len(z)) if len(z) > 1 else math.nan
-    mean, low, high = (math.tanh(x) for x in (z.mean(), z.mean() - half, z.mean() + half))
-    return mean, low, high
 
 
 def fisher_interval(correlation: float, count: int, level: float = 0.95) -> tuple[float, float]:

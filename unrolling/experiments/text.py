@@ -26,7 +26,7 @@ COLUMNS = {"unlearning_error": "e", "verification_error": "v", "accuracy": "accu
 def printed_rows() -> pd.DataFrame:
     """Return Table 2 in the form of runs, so that what judges ours can judge it.
 
-    The strengths are as printed, and taken for those of Eq. 10. Whether the accuracy is that of
+    The strengths are as printed, for either unit. Whether the accuracy is that of
     :math:`M_N` or of :math:`M_{N+t}` the paper does not say; it is taken for the latter.
 
     Returns:
@@ -99,17 +99,18 @@ def figure_10(rows: pd.DataFrame) -> dict[str, Correlation]:
     }
 
 
-def prices(rows: pd.DataFrame) -> pd.DataFrame:
+def prices(rows: pd.DataFrame, column: str = "e") -> pd.DataFrame:
     r"""Return what each strength does to e and what it costs, by setting and gamma > 0, seeds taken together.
 
     Args:
         rows: A row per run, of one setting or several.
+        column: The column of e.
 
     Returns:
         What :func:`~unrolling.experiments.influence_of_pretraining.cells` returns, and ``points``, the loss
         of accuracy of :math:`M_{N+t}`.
     """
-    return cells(rows).merge(accuracy_loss(rows).reset_index(name="points"), on=[*SETTING, "gamma"])
+    return cells(rows, column).merge(accuracy_loss(rows).reset_index(name="points"), on=[*SETTING, "gamma"])
 
 
 def cheapest(costs: pd.DataFrame, ratio: float) -> float:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from unrolling._checks import InputError
 from unrolling.experiments.collect import after_epochs as after_epochs
 from unrolling.experiments.collect import final_frame
+from unrolling.experiments.decide import Estimate, over_seeds
+from unrolling.experiments.decide import rank_correlation as rank_correlation
+from unrolling.experiments.noise import ratio_noise
 from unrolling.losses import gamma_from_released
 from unrolling.store import Record
 
@@ -53,11 +54,41 @@ def relative_to_plain(
     return rows[column] / plain_value(rows, column, keys=keys)
 
 
-def factor_shares(rows: pd.DataFrame) -> pd.DataFrame:
+def effects(rows: pd.DataFrame, column: str) -> dict[tuple, Estimate]:
+    r"""Return what the penalty does to a column, by setting and gamma > 0.
+
+    Args:
+        rows: One row per run, as :func:`after_epochs` returns them.
+        column: For example ``e_root``.
+
+    Returns:
+        For the values of :data:`SETTING` and gamma, the logarithm of the ratio to gamma = 0, over seeds.
+    """
+    logs = rows.assign(log=np.log(relative_to_plain(rows, column)))
+    return _over_seeds(logs, "log", ratio_noise(column))
+
+
+def accuracy_losses(rows: pd.DataFrame, column: str = "accuracy") -> dict[tuple, Estimate]:
+    """Return :func:`accuracy_loss` as estimates over seeds, in points."""
+    lost = rows.assign(lost=100 * (plain_value(rows, column) - rows[column]))
+    return _over_seeds(lost, "lost", ratio_noise(column))
+
+
+def _over_seeds(rows: pd.DataFrame, column: str, noise: float) -> dict[tuple, Estimate]:
+    grouped = rows[rows["gamma"] > 0].groupby([*SETTING, "gamma"], sort=False)[column]
+    return {cell: over_seeds(own, noise) for cell, own in grouped}
+
+
+def factor_shares(rows: pd.DataFrame, *, e: str = "e", sigma: str = "sigma_avg") -> pd.DataFrame:
     r"""Split the drop of e into its two factors, exactly, run by run.
 
     At equal t and :math:`\eta`, Eq. 9 gives
     :math:`\Delta \log e = \Delta \log \|w_t - w_0\|_2 + \Delta \log \sigma_{avg}` against gamma = 0.
+
+    Args:
+        rows: One row per run.
+        e: The column of e; ``e_root`` goes with ``sigma_root``.
+        sigma: The column of :math:`\sigma_{avg}`.
 
     Returns:
         For every run with gamma > 0: its setting, gamma, seed, the three differences ``log_e``,
@@ -65,7 +96,7 @@ def factor_shares(rows: pd.DataFrame) -> pd.DataFrame:
     """
     penalised = rows["gamma"] > 0
     shares = rows.loc[penalised, [*SETTING, "gamma", "seed"]].reset_index(drop=True)
-    for name, column in (("log_e", "e"), ("log_weight_change", "weight_change"), ("log_sigma", "sigma_avg")):
+    for name, column in (("log_e", e), ("log_weight_change", "weight_change"), ("log_sigma", sigma)):
         shares[name] = np.log(relative_to_plain(rows, column)[penalised].to_numpy())
     return shares.assign(share=shares["log_weight_change"] / shares["log_e"])
 
@@ -123,8 +154,7 @@ def sigma_ratios(records: Sequence[Record]) -> pd.DataFrame:
         ``sigma_avg``, the geometric mean of the ratio over seeds, and ``rooted``, the same with the root of
         every sample, as the released code has it.
     """
-    rooted = [float(np.mean(np.abs(record.result["sigma"]["eigenvalue"]) ** 0.5)) for record in records]
-    rows = final_frame(records).assign(rooted=rooted)
+    rows = final_frame(records).rename(columns={"sigma_root": "rooted"})
     columns = ["sigma_avg", "rooted"]
     logs = rows.assign(**{name: np.log(relative_to_plain(rows, name)) for name in columns})
     return np.exp(logs[logs["gamma"] > 0].groupby([*SETTING, "gamma"], sort=False)[columns].mean())
@@ -144,14 +174,3 @@ def weight_changes(records: Sequence[Record]) -> pd.DataFrame:
             "ratio": means.groupby(SETTING).last() / means.groupby(SETTING).first(),
         }
     )
-
-
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Spearman's rank correlation; 0 where one of the two is constant, and so follows nothing.
-
-    There :func:`scipy.stats.spearmanr`, whose value it is elsewhere, has none.
-    """
-    first, second = (np.asarray(values, dtype=float) for values in (x, y))
-    if any((values == values[0]).all() for values in (first, second)):
-        return 0.0
-    return float(stats.spearmanr(first, second).statistic)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from unrolling._checks import InputError, check_real
 from unrolling.store import Record
-from unrolling.unlearning_error import unlearning_error
 
 _RUN = ["address", "dataset", "model", "seed"]
 
@@ -68,25 +68,38 @@ def reach(traces: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def error_from_roots(record: Record, num_steps: int) -> float:
-    r"""Return Eq. 9 with :math:`\sqrt{|\lambda|_{max}}` for sigma, the square root of text and code.
+def sigma_from_roots(record: Record, num_steps: int) -> float:
+    r"""Return the mean of :math:`\sqrt{|\lambda|_{max}}` over the samples of sigma before a step.
 
-    The released code has :math:`\sqrt{\lambda}`, NaN where the dominant eigenvalue is negative.
+    That is the sigma_avg behind every e that the paper prints. The released code has :math:`\sqrt{\lambda}`,
+    NaN where the dominant eigenvalue is negative.
+
+    Args:
+        record: A run.
+        num_steps: t.
+    """
+    return float(np.sqrt(_sizes(record, num_steps)).mean())
+
+
+def error_from_roots(record: Record, num_steps: int) -> float:
+    r"""Return Eq. 9 with :func:`sigma_from_roots` for sigma, the square root of text and code.
+
+    Eq. 9 is linear in sigma_avg, so this is the recorded e times the quotient of the two means.
 
     Args:
         record: A run.
         num_steps: t; a recorded step.
     """
-    trace, sigma = record.result["trace"], record.result["sigma"]
-    samples = [
-        value for step, value in zip(sigma["step"], sigma["eigenvalue"], strict=True) if step < num_steps
-    ]
-    return unlearning_error(
-        learning_rate=record.config["learning_rate"],
-        weight_change=trace["weight_change"][trace["step"].index(num_steps)],
-        sigma_avg=float(np.sqrt(np.abs(samples)).mean()),
-        num_steps=num_steps,
-    )
+    trace = record.result["trace"]
+    error, size = trace["e"][trace["step"].index(num_steps)], float(_sizes(record, num_steps).mean())
+    return error * sigma_from_roots(record, num_steps) / size if size else error
+
+
+def _sizes(record: Record, num_steps: int) -> NDArray[np.float64]:
+    """Return the sampled dominant eigenvalues of the first ``num_steps`` steps, without their sign."""
+    sigma = record.result["sigma"]
+    pairs = zip(sigma["step"], sigma["eigenvalue"], strict=True)
+    return np.abs([eigenvalue for step, eigenvalue in pairs if step < num_steps])
 
 
 def break_even(points: pd.DataFrame) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def correlate(
     columns = {"x": _column("x", x), "y": _column("y", y)}
     table = _table(columns, given)
     found = _one_value(table, method)
-    weights = _draws(len(table), clusters, num_draws, seed)
+    weights = draw_counts(len(table), clusters, num_draws, seed)
     low, high = _interval(_correlations(weights, table, method))
     return Correlation(value=found, low=low, high=high, count=len(table))
 
@@ -143,7 +143,7 @@ def compare_correlations(
         for name, proxy in (("first", first), ("second", second))
     ]
     values = [_one_value(table, method) for table in tables]
-    weights = _draws(len(aim), clusters, num_draws, seed)
+    weights = draw_counts(len(aim), clusters, num_draws, seed)
     one, other = (_correlations(weights, table, method) for table in tables)
     differences = one - other
     low, high = _interval(differences)
@@ -198,8 +198,17 @@ def _table(columns: dict[str, NDArray[np.float64]], given: ArrayLike | None) -> 
     return (table - table.mean(axis=0)) / table.std(axis=0)
 
 
-def _draws(count: int, clusters: Sequence[Hashable] | None, num_draws: int, seed: int) -> NDArray[np.float64]:
-    """Return how often each draw takes each point, shape (draws, points)."""
+def draw_counts(
+    count: int, clusters: Sequence[Hashable] | None = None, num_draws: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Return how often each draw of the bootstrap takes each point, shape (draws, points).
+
+    Args:
+        count: Number of points.
+        clusters: Each point's cluster, see :func:`correlate`.
+        num_draws: Draws of the bootstrap.
+        seed: Of the draws.
+    """
     check_integer("num_draws", num_draws, minimum=40)  # fewer have no 2.5 % quantile
     codes: dict[Hashable, int] = {}
     labels = range(count) if clusters is None else clusters

@@ -28,7 +28,9 @@ class Claim:
         statement: What is claimed, in our words.
         reported: What the paper prints for it.
         setting: Where it is said to hold.
-        criterion: When we say that it holds.
+        criterion: When we say that it holds. What a proposition with an interval needs, and what one or two
+            seeds can decide, is the same for all, see :mod:`unrolling.experiments.decide`: a rank correlation
+            counts in every seed, and of fewer than three seeds by a bootstrap over trainings.
     """
 
     id: str

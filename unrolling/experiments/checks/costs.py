@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrolling.batches import make_batch_order
 from unrolling.data import load_dataset
+from unrolling.experiments.decide import at_most, range_of
 from unrolling.experiments.ledger import check
 from unrolling.losses import Objective
 from unrolling.methods.single_gradient import single_gradient_unlearn
@@ -243,13 +244,13 @@ def more_shards_lower_the_accuracy() -> Finding:
 
     table = np.array([[accuracy(number, seed) for number in numbers] for seed in seeds])
     ranks = np.array([stats.spearmanr(numbers, row).statistic for row in table])
-    half = float(stats.t.ppf(0.975, len(ranks) - 1) * stats.sem(ranks))
+    found = range_of(ranks)
     means = 100 * table.mean(axis=0)
     return Finding(
-        propositions={"accuracy falls as shards are added": bool(ranks.mean() <= -0.8)},
-        value=float(ranks.mean()),
+        propositions={"accuracy falls as shards are added": at_most(found, -0.8)},
+        value=found.value,
         value_is=f"Spearman of S and accuracy on the digits, mean of {len(seeds)} seeds",
-        interval=(float(ranks.mean()) - half, float(ranks.mean()) + half),
+        interval=found.interval,
         reason=f"From S = {numbers[0]} to {numbers[-1]} the accuracy falls from {means[0]:.1f} to "
         f"{means[-1]:.1f} %, small networks on the digits, with as many epochs for every S.",
     )

@@ -159,8 +159,18 @@ def deletion_capacities() -> Finding:
     last = found[-1]
     return Finding(
         propositions={
-            "differential privacy: the exponent in d is within 0.15 of -0.5": abs(private + 0.5) <= 0.15,
-            "Newton step: the exponent in d is within 0.15 of -0.25": abs(newton + 0.25) <= 0.15,
+            f"{method}, {loss}: the exponent in d is within 0.15 of {printed:g}": bool(
+                abs(powers[name][0] - printed) <= 0.15
+            )
+            for loss, names in (
+                ("excess of the penalised loss", ("private", "newton")),
+                ("excess of the loss itself", ("bare_private", "bare_newton")),
+            )
+            for (method, printed), name in zip(
+                (("differential privacy", -0.5), ("Newton step", -0.25)), names, strict=True
+            )
+        }
+        | {
             "the Newton step lets one delete more": all(row.newton > row.private for row in found),
         },
         value=newton,

@@ -1,82 +1,138 @@
 """Section 6.1 and footnote 6: what penalties on the weights and on the logits' Hessian do (Table 3)."""
 
+import numpy as np
 import pandas as pd
 
 from unrolling.experiments.collect import trace_frame
+from unrolling.experiments.decide import (
+    Estimate,
+    above,
+    all_of,
+    any_of,
+    at_least,
+    below,
+    bootstrap,
+    over_seeds,
+    share_over_seeds,
+)
 from unrolling.experiments.l2_penalty import (
+    CELL,
     PENALTIES,
-    SETTING,
     against_plain,
     beside_table_3,
-    cell_means,
     printed_cells,
 )
 from unrolling.experiments.ledger import check
+from unrolling.experiments.noise import ratio_noise
 from unrolling.experiments.training_with_sd_loss import after_steps
 from unrolling.paper import Finding, NotTestable, replicate_band
 from unrolling.store import Record
 
 PAGE = "13_l2_penalty"
 RUNS = {"experiment": "l2_penalty", "part": ("plain", "l2", "weight_decay")}
-READINGS = {"logit_hessian": "sum of (p (1 - p))^2", "logit_hessian_trace": "sum of p (1 - p)"}
+READINGS = {"logit_hessian_trace": "sum of p (1 - p)", "logit_hessian": "sum of (p (1 - p))^2"}
+#: What the released code trains, of the two.
+RELEASED = "logit_hessian_trace"
 
 
-def _means(records: list[Record], *, at_the_end: bool) -> pd.DataFrame:
-    """Return the cells of these runs after all of their steps, or else after one epoch, as Table 3's."""
+def _runs(records: list[Record], *, at_the_end: bool) -> pd.DataFrame:
+    """Return these runs against their plain ones after all steps, or else after one epoch, as Table 3's."""
     (steps,) = {record.result["steps" if at_the_end else "steps_per_epoch"] for record in records}
-    return cell_means(against_plain(after_steps(trace_frame(records), steps)))
+    return against_plain(after_steps(trace_frame(records), steps))
 
 
-def _span(values: pd.Series) -> str:
+def _cells(runs: pd.DataFrame, column: str) -> dict[tuple, Estimate]:
+    """Return the ratio of a column to that without penalty, by the values of a cell of Table 3."""
+    logs = np.log(runs[column])
+    return {
+        cell: over_seeds(own, ratio_noise(column)).to(np.exp)
+        for cell, own in logs.groupby([runs[name] for name in CELL], sort=False)
+    }
+
+
+def _span(estimates: list[Estimate]) -> str:
     """Return the smallest and the largest of these numbers, or the one that there is."""
-    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    values = [own.value for own in estimates]
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low} to {high}"
 
 
-def _of_each_penalty(means: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the cells of each penalty at strengths within the range of Table 3."""
+def _of_each_penalty(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the runs with each penalty at strengths within the range of Table 3."""
     largest = printed_cells()["gamma"].max()
-    return {loss: means[(means["loss"] == loss) & (means["gamma"] <= largest)] for loss in PENALTIES}
+    return {loss: runs[(runs["loss"] == loss) & (runs["gamma"] <= largest)] for loss in PENALTIES}
 
 
 @check("S04", page=PAGE, **RUNS)
 def no_strength_lowers_the_error_everywhere(records: list[Record]) -> Finding:
     """Ask of each strength in which setting it lowers e least."""
-    cells = _of_each_penalty(_means(records, at_the_end=True))
-    least = {loss: own.groupby("gamma")["e"].max() for loss, own in cells.items()}
-    best = min(least, key=lambda loss: least[loss].min())
-    gamma = least[best].idxmin()
-    lowered = sum(int((own["e"] < 0.9).sum()) for own in cells.values())
+    of_loss = _of_each_penalty(_runs(records, at_the_end=True))
+    every = {loss: _by_strength(_cells(own, "e_root")) for loss, own in of_loss.items()}
+    sizes = [own for runs in of_loss.values() for own in _cells(runs, "e").values()]
+    least = {
+        (loss, gamma): max(own, key=lambda ratio: ratio.value)
+        for loss, strengths in every.items()
+        for gamma, own in strengths.items()
+    }
+    best = min(least, key=lambda strength: least[strength].value)
+    cells = [own for strengths in every.values() for cell in strengths.values() for own in cell]
     return Finding(
         propositions={
-            f"{PENALTIES[loss]}: no strength lowers e by more than 10 % in all settings": bool(
-                (least[loss] >= 0.9).all()
+            f"{PENALTIES[loss]}: no strength lowers e by more than 10 % in all settings": all_of(
+                any_of(at_least(ratio, 0.9) for ratio in own) for own in every[loss].values()
             )
             for loss in PENALTIES
         },
-        value=float(least[best].min()),
-        value_is="e over e without penalty where the most consistent strength helps least, mean over seeds",
-        reason=f"e is more than 10 % lower in {lowered} of {sum(map(len, cells.values()))} cells. The most "
-        f"consistent strength is {gamma:g} of {PENALTIES[best]}.",
+        value=least[best].value,
+        value_is="e over e without penalty, roots of the eigenvalue, where the most consistent strength "
+        "helps "
+        "least, geometric mean over seeds",
+        interval=least[best].interval,
+        reason=f"e is more than 10 % lower in {sum(own.value < 0.9 for own in cells)} of {len(cells)} cells, "
+        f"with the eigenvalue itself in {sum(own.value < 0.9 for own in sizes)}. The most consistent "
+        "strength "
+        f"is {best[1]:g} of {PENALTIES[best[0]]}.",
     )
+
+
+def _by_strength(cells: dict[tuple, Estimate]) -> dict[float, list[Estimate]]:
+    strengths: dict[float, list[Estimate]] = {}
+    for cell, own in cells.items():
+        strengths.setdefault(cell[-1], []).append(own)
+    return strengths
 
 
 @check("S05", page=PAGE, **RUNS)
 def most_cells_have_a_larger_error(records: list[Record]) -> Finding:
     """Count the cells whose e is larger than without penalty, and by more than replicates differ."""
-    cells = _of_each_penalty(_means(records, at_the_end=False))
-    larger = {loss: float((own["e"] > 1).mean()) for loss, own in cells.items()}
+    of_loss = _of_each_penalty(_runs(records, at_the_end=False))
+    larger = {
+        loss: share_over_seeds(
+            own["e_root"] > 1,
+            own["seed"],
+            list(own[["dataset", "model"]].itertuples(index=False, name=None)),
+        )
+        for loss, own in of_loss.items()
+    }
     printed = printed_cells().query("gamma > 0").dropna()
     clearly = (printed["beyond"] > 0).mean()
+    least = min(larger.values(), key=lambda share: share.value)
     return Finding(
         propositions={
-            f"{PENALTIES[loss]}: e is larger in more than half of the cells": share > 0.5
+            f"{PENALTIES[loss]}: e is larger in more than half of the cells": above(share, 0.5)
             for loss, share in larger.items()
         },
-        value=min(larger.values()),
-        value_is="share of cells with a larger e, the smaller of the two penalties'",
+        value=least.value,
+        value_is="share of cells with a larger e, roots of the eigenvalue, the smaller of the two "
+        "penalties', "
+        "mean over seeds",
+        interval=least.interval,
         reason="e is larger in "
-        + " and in ".join(f"{100 * larger[loss]:.0f} % ({name})" for loss, name in PENALTIES.items())
+        + " and in ".join(
+            f"{100 * larger[loss].value:.0f} % ({name}; with the eigenvalue itself "
+            f"{100 * (of_loss[loss]['e'] > 1).mean():.0f} %)"
+            for loss, name in PENALTIES.items()
+        )
         + f" of the cells. Of those printed {100 * (printed['ratio'] > 1).mean():.0f} % are larger, and "
         f"{100 * clearly:.0f} % by more than two runs of one configuration differ.",
     )
@@ -85,23 +141,30 @@ def most_cells_have_a_larger_error(records: list[Record]) -> Finding:
 @check("S06", page=PAGE, **RUNS)
 def without_pretraining_the_largest_strength_multiplies_the_error(records: list[Record]) -> Finding:
     """Take the ratio of e at N = 0 and lambda = 0.1 after one epoch, and beside it at the end."""
-    after_epoch, after_all = (
+    after_epoch, sizes, after_all = (
         {
-            loss: own.query("pretrain_epochs == 0 and gamma == 0.1")["e"]
-            for loss, own in _of_each_penalty(_means(records, at_the_end=at_the_end)).items()
+            loss: list(_cells(own.query("pretrain_epochs == 0 and gamma == 0.1"), column).values())
+            for loss, own in _of_each_penalty(_runs(records, at_the_end=at_the_end)).items()
         }
-        for at_the_end in (False, True)
+        for column, at_the_end in (("e_root", False), ("e", False), ("e_root", True))
     )
+    least = min((own for ratios in after_epoch.values() for own in ratios), key=lambda own: own.value)
     return Finding(
         propositions={
-            f"{PENALTIES[loss]}: e at least 5 times as large in all settings": bool((ratios >= 5).all())
+            f"{PENALTIES[loss]}: e at least 5 times as large in all settings": all_of(
+                at_least(own, 5) for own in ratios
+            )
             for loss, ratios in after_epoch.items()
         },
-        value=float(min(ratios.min() for ratios in after_epoch.values())),
-        value_is="smallest ratio of e over settings and penalties after one epoch, mean over seeds",
+        value=least.value,
+        value_is="smallest ratio of e, roots of the eigenvalue, over settings and penalties after one epoch, "
+        "geometric mean over seeds",
+        interval=least.interval,
         reason="After one epoch the ratio is "
         + " and ".join(
-            f"{_span(after_epoch[loss])} ({name}; at the end {_span(after_all[loss])})"
+            f"{_span(after_epoch[loss])} ({name}; with the eigenvalue itself {_span(sizes[loss])}, at the "
+            "end "
+            f"{_span(after_all[loss])})"
             for loss, name in PENALTIES.items()
         )
         + ".",
@@ -111,19 +174,27 @@ def without_pretraining_the_largest_strength_multiplies_the_error(records: list[
 @check("S07", page=PAGE, **RUNS)
 def smaller_weights_do_not_move_less(records: list[Record]) -> Finding:
     """Look in each setting for a strength with smaller weights and no smaller change."""
-    cells = _of_each_penalty(_means(records, at_the_end=True))
-    shares = {}
-    for loss, own in cells.items():
-        smaller = own["weight_norm"] < 0.9
-        found = own.assign(found=smaller & (own["weight_change"] >= 0.95))
-        shares[loss] = float(found.groupby(SETTING)["found"].any().mean())
-    everything = pd.concat(cells.values())
-    moved = everything.loc[everything["weight_norm"] < 0.9, "weight_change"]
-    seen = f"{_span(moved)} times as large" if len(moved) else "not known, since it never does"
+    held: dict[str, dict[tuple, list[bool | None]]] = {}
+    moved = []
+    for loss, own in _of_each_penalty(_runs(records, at_the_end=True)).items():
+        norms, changes = _cells(own, "weight_norm"), _cells(own, "weight_change")
+        settings = held.setdefault(loss, {})
+        for cell, norm in norms.items():
+            does = all_of([below(norm, 0.9), at_least(changes[cell], 0.95)])
+            settings.setdefault(cell[1:-1], []).append(does)
+            if norm.value < 0.9:
+                moved.append(changes[cell])
+    shares = {
+        loss: float(np.mean([any_of(own) is True for own in settings.values()]))
+        for loss, settings in held.items()
+    }
+    seen = f"{_span(moved)} times as large" if moved else "not known, since it never does"
     return Finding(
         propositions={
-            f"{PENALTIES[loss]}: in each setting some strength does that": share == 1
-            for loss, share in shares.items()
+            f"{PENALTIES[loss]}: in each setting some strength does that": all_of(
+                any_of(own) for own in settings.values()
+            )
+            for loss, settings in held.items()
         },
         value=min(shares.values()),
         value_is="share of settings with such a strength, the smaller of the two penalties'",
@@ -135,22 +206,40 @@ def smaller_weights_do_not_move_less(records: list[Record]) -> Finding:
 @check("S08", page=PAGE, experiment="l2_penalty", part=("plain", "logit_hessian"))
 def penalising_the_softmax_hessian_does_not_help(records: list[Record]) -> Finding | NotTestable:
     """Take the lowest e of the strengths that leave the accuracy within 3 points."""
-    means = _means(records, at_the_end=True)
-    cheap = means[means["accuracy_lost"] < 3]
-    lowest = cheap.groupby("loss")["e"].min()
-    if set(lowest.index) != set(READINGS):
+    runs = _runs(records, at_the_end=True)
+    lost = runs.groupby(CELL, sort=False)["accuracy_lost"].mean()
+    found, sizes, sigmas = (
+        {
+            loss: {
+                cell: own for cell, own in _cells(runs, column).items() if cell[0] == loss and lost[cell] < 3
+            }
+            for loss in READINGS
+        }
+        for column in ("e_root", "e", "sigma_avg")
+    )
+    if not found[RELEASED]:
         return NotTestable("Every strength that was run costs 3 points of accuracy or more.")
+    lowest = min(found[RELEASED].values(), key=lambda own: own.value)
     return Finding(
         propositions={
-            f"{reading}: no strength that costs less than 3 points lowers e below 0.9": bool(
-                lowest[loss] >= 0.9
+            "no strength that costs less than 3 points lowers e below 0.9": all_of(
+                at_least(own, 0.9) for own in found[RELEASED].values()
             )
-            for loss, reading in READINGS.items()
         },
-        value=float(lowest.min()),
-        value_is="lowest e over e without penalty among those strengths, mean over seeds",
-        reason=f"With them e is {_span(cheap['e'])} times, and sigma {_span(cheap['sigma_avg'])} times as "
-        "large as without.",
+        value=lowest.value,
+        value_is="lowest e over e without penalty, roots of the eigenvalue, among those strengths, geometric "
+        "mean over seeds",
+        interval=lowest.interval,
+        reason=f"The penalty is the {READINGS[RELEASED]}, the trace, as in the released code; with those "
+        f"strengths e is {_span([*found[RELEASED].values()])} times as large as without, with the eigenvalue "
+        f"itself {_span([*sizes[RELEASED].values()])}, and sigma {_span([*sigmas[RELEASED].values()])} "
+        "times. "
+        + (
+            f"Of the other reading, the {READINGS['logit_hessian']}, e is "
+            f"{_span([*found['logit_hessian'].values()])} times as large."
+            if found["logit_hessian"]
+            else f"Of the other reading, the {READINGS['logit_hessian']}, every strength costs more."
+        ),
     )
 
 
@@ -159,15 +248,26 @@ def the_numbers_of_table_3(records: list[Record]) -> Finding:
     """Compare e with every cell of Table 3, with the square root in sigma that text and code have."""
     (epoch,) = {record.result["steps_per_epoch"] for record in records}
     cells = beside_table_3(records, epoch)
-    shares = cells.groupby("loss")["within"].mean()
+    shares = {}
+    for loss, own in cells.groupby("loss"):
+        near = own["within"].to_numpy(dtype=float)
+        trajectories = list(own[["dataset", "model", "gamma"]].itertuples(index=False, name=None))
+        shares[loss] = bootstrap(
+            lambda taken, near=near: float(np.average(near, weights=taken)), trajectories
+        )
     widest = replicate_band(int(cells["seeds"].min()))[1]
+    largest = max(shares.values(), key=lambda share: share.value)
     return Finding(
         propositions={
-            "at least 80 % of the cells agree, under one of the two penalties": bool(shares.max() >= 0.8)
+            "at least 80 % of the cells agree, under one of the two penalties": any_of(
+                at_least(share, 0.8) for share in shares.values()
+            )
         },
-        value=float(shares.max()),
+        value=largest.value,
         value_is="share of cells that agree, the larger of the two penalties'",
-        reason=f"{100 * shares['l2']:.0f} % agree with the penalty as printed, "
-        f"{100 * shares['weight_decay']:.0f} % with weight decay as released; agreement allows a factor of "
-        f"{widest:.2f}.",
+        interval=largest.interval,
+        reason=f"{100 * shares['l2'].value:.0f} % agree with the penalty as printed, "
+        f"{100 * shares['weight_decay'].value:.0f} % with weight decay as released; agreement allows a "
+        "factor "
+        f"of {widest:.2f}. The interval is a bootstrap over the trainings.",
     )

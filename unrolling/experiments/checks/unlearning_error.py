@@ -80,7 +80,7 @@ def product_costs_a_gradient_and_is_linear_in_the_weights() -> Finding:
     low, high = (float(f(list(ratios.values()))) for f in (np.min, np.max))
     return Finding(
         propositions={
-            "a product costs at least one gradient": low >= 1,
+            "a product costs one gradient at least and six at most": low >= 1 and high <= 6,
             "a product costs O(number of weights)": all(0.8 <= s <= 1.2 for s in slopes.values()),
         },
         value=high,
