@@ -501,6 +501,8 @@ def _claims(arguments: argparse.Namespace) -> None:
         print(f"{entry.claim.id}  {entry.verdict:<19}{entry.claim.section:<22}{entry.claim.statement}")
         if arguments.ids:
             print(f"     criterion: {entry.claim.criterion}\n     {entry.reason}")
+            if entry.claim.post_hoc:
+                print(f"     the criterion was changed after larger runs were read: {entry.claim.post_hoc}")
     counts = (f"{number} {verdict}" for verdict, number in count_verdicts(entries).items() if number)
     print(f"{len(entries)} claims" + "".join(f", {count}" for count in counts))
 

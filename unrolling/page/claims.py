@@ -116,9 +116,10 @@ def _typeset(text: str) -> str:
 def _row(entry: Entry) -> str:
     claim = entry.claim
     kind = entry.verdict.replace(" ", "-")
+    changed = f" Changed after larger runs were read: {_typeset(claim.post_hoc)}." if claim.post_hoc else ""
     said = (
         f"{_typeset(claim.statement)}<small>{escape(claim.section)}, {claim.kind}; printed: "
-        f"{_typeset(claim.reported)}. We say it holds if: {_typeset(claim.criterion)}.</small>"
+        f"{_typeset(claim.reported)}. We say it holds if: {_typeset(claim.criterion)}.{changed}</small>"
     )
     return (
         f'<tr data-chapter="{escape(claim.chapter)}" data-kind="{claim.kind}" data-verdict="{entry.verdict}">'

@@ -31,6 +31,8 @@ class Claim:
         criterion: When we say that it holds. What a proposition with an interval needs, and what one or two
             seeds can decide, is the same for all, see :mod:`unrolling.experiments.decide`: a rank correlation
             counts in every seed, and of fewer than three seeds by a bootstrap over trainings.
+        post_hoc: What the criterion was before runs larger than ``small`` had been read, and why it was
+            changed after that; empty if it was not.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Claim:
     reported: str
     setting: str
     criterion: str
+    post_hoc: str = ""
 
     @property
     def chapter(self) -> str:
@@ -52,8 +55,13 @@ class Claim:
 @cache
 def claims() -> Mapping[str, Claim]:
     """Return all claims by id, in the order of the ledger."""
-    with files("unrolling.paper").joinpath("claims.csv").open(encoding="utf-8", newline="") as file:
-        return {row["id"]: Claim(**row) for row in csv.DictReader(file)}
+    changed = {row["id"]: row["post_hoc"] for row in _rows("post_hoc.csv")}
+    return {row["id"]: Claim(**row, post_hoc=changed.get(row["id"], "")) for row in _rows("claims.csv")}
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with files("unrolling.paper").joinpath(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def find_claim(id: str) -> Claim:
@@ -145,6 +153,7 @@ class Entry:
             "reported": claim.reported,
             "setting": claim.setting,
             "criterion": claim.criterion,
+            "post_hoc": claim.post_hoc,
             "verdict": self.verdict,
             "value": found and found.value,
             "value_is": found and found.value_is,
