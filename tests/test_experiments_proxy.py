@@ -17,6 +17,7 @@ from unrolling.experiments.proxy import (
     after_epochs,
     against_plain,
     concordance,
+    concordance_of_draws,
     concordance_within,
     fisher_interval,
     labels,
@@ -59,6 +60,23 @@ def points(count=24, seed=0):
     frame = pd.DataFrame(settings, columns=["model", "pretrain_epochs", "batch_size", "gamma"])
     e, v = np.exp(normal(2, count, seed=seed))
     return frame.assign(dataset="digits", seed=0, e=e, v=v)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_a_draw_points_count_as_often_as_they_are_taken(seed):
+    """As if they stood there so often: a point and its copy are a tie."""
+    rng = np.random.default_rng(seed)
+    x = rng.lognormal(size=40)
+    y = x + rng.normal(size=40)
+    taken = np.bincount(rng.integers(40, size=40), minlength=40).astype(float)
+    drawn = np.repeat(np.arange(40), taken.astype(int))
+    pairs = [(i, j) for i in drawn for j in drawn if x[i] != x[j] and y[i] != y[j]]
+    alike = [(x[i] < x[j]) == (y[i] < y[j]) for i, j in pairs]
+    assert concordance_of_draws(x, y)(taken) == pytest.approx(np.mean(alike))
+    assert straightness(x, y, taken) == pytest.approx(straightness(x[drawn], y[drawn]))
+    line = np.polyval(np.polyfit(x[drawn], y[drawn], 1), x[drawn])
+    left = np.square(y[drawn] - line).mean() / y[drawn].var()
+    assert straightness(x, y, taken)[0] == pytest.approx(1 - left)
 
 
 def test_rows_are_those_of_the_epoch_asked_for():

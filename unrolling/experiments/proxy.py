@@ -1,11 +1,11 @@
 r"""Figures 9, 11 and 12: how closely e follows v, over steps, over strengths and over settings."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from unrolling._checks import InputError, check_integer, check_real
@@ -85,26 +85,38 @@ def within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> p
     return (logs - means).join(points[list(by)])
 
 
-def concordance(x: ArrayLike, y: ArrayLike, taken: ArrayLike | None = None) -> float:
+def concordance(x: ArrayLike, y: ArrayLike) -> float:
     """Return the share of all pairs of points that ``x`` and ``y`` order alike; ties count for neither.
 
     Args:
         x: Shape (points,).
         y: Shape (points,).
-        taken: How often each point counts, in a draw of a bootstrap; once by default.
 
     Example:
         >>> concordance([1, 2, 3], [10, 30, 20])  # the last two change places
         0.6666666666666666
     """
+    return concordance_of_draws(x, y)(np.ones(len(np.asarray(x))))
+
+
+def concordance_of_draws(x: ArrayLike, y: ArrayLike) -> Callable[[NDArray[np.float64]], float]:
+    """Return a function of how often each point is taken, shape (points,), that is :func:`concordance` then.
+
+    The pairs are compared once, not in every draw of a bootstrap.
+    """
     first, second = (np.asarray(values, dtype=float) for values in (x, y))
-    alike = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
-    if not alike.any():
+    product = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
+    if not product.any():
         raise InputError("no two points differ in both `x` and `y`: there is no order to compare.")
-    if taken is None:
-        return float((alike > 0).sum() / (alike != 0).sum())
-    weights = np.asarray(taken, dtype=float)
-    return float(weights @ (alike > 0) @ weights / (weights @ (alike != 0) @ weights))
+    # Counts of pairs are whole numbers, which float32 holds up to 16 million.
+    alike, ordered = (product > 0).astype(np.float32), (product != 0).astype(np.float32)
+
+    def share(taken: NDArray[np.float64]) -> float:
+        counts = taken.astype(np.float32)
+        pairs = float(counts @ ordered @ counts)
+        return float(counts @ alike @ counts) / pairs if pairs else math.nan
+
+    return share
 
 
 def concordance_within(points: pd.DataFrame, by: Sequence[str]) -> float:
@@ -114,19 +126,29 @@ def concordance_within(points: pd.DataFrame, by: Sequence[str]) -> float:
     return float(np.average([concordance(own["e"], own["v"]) for own in groups], weights=counts))
 
 
-def straightness(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
+def straightness(x: ArrayLike, y: ArrayLike, taken: ArrayLike | None = None) -> tuple[float, float]:
     r"""Return :math:`R^2` of a straight line, and what a quadratic term adds to the adjusted :math:`R^2`.
 
     .. math:: R^2_{adj} = 1 - (1 - R^2) \frac{n - 1}{n - 1 - k}
 
     with k terms beside the constant.
+
+    Args:
+        x: Shape (points,).
+        y: Shape (points,).
+        taken: How often each point counts, in a draw of a bootstrap; once by default.
     """
     first, second = (np.asarray(values, dtype=float) for values in (x, y))
-    n, plain, adjusted = len(first), [], []
+    counts = np.ones(len(first)) if taken is None else np.asarray(taken, dtype=float)
+    powers = np.vander((first - first.mean()) / first.std(), 3, increasing=True)
+    n, roots = counts.sum(), np.sqrt(counts)
+    total = counts @ (second - np.average(second, weights=counts)) ** 2
+    plain, adjusted = [], []
     for terms in (1, 2):
-        left = second - np.polynomial.Polynomial.fit(first, second, terms)(first)
-        plain.append(1 - float(left @ left) / float(n * second.var()))
-        adjusted.append(1 - (1 - plain[-1]) * (n - 1) / (n - 1 - terms))
+        columns = powers[:, : terms + 1]
+        found = np.linalg.lstsq(columns * roots[:, None], second * roots, rcond=None)[0]
+        plain.append(1 - float(counts @ (second - columns @ found) ** 2 / total))
+        adjusted.append(1 - (1 - plain[-1]) * float((n - 1) / (n - 1 - terms)))
     return plain[0], adjusted[1] - adjusted[0]
 
 

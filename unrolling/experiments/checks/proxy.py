@@ -36,6 +36,7 @@ from unrolling.experiments.proxy import (
     after_epochs,
     clusterings,
     concordance,
+    concordance_of_draws,
     concordance_within,
     over_steps,
     seed_means,
@@ -261,8 +262,7 @@ def relation_is_almost_linear(records: list[Record]) -> Finding:
     e, v = points["e"].to_numpy(), points["v"].to_numpy()
 
     def part(number: int, taken: NDArray[np.float64]) -> float:
-        drawn = np.repeat(np.arange(len(e)), taken.astype(int))
-        return straightness(e[drawn], v[drawn])[number]
+        return straightness(e, v, taken)[number]
 
     ways = clusterings(points)
     r_squared, gain = (clustered(partial(part, number), ways) for number in (0, 1))
@@ -359,8 +359,7 @@ def lower_unlearning_error_means_lower_verification_error(records: list[Record])
 
 
 def _concordance(points: pd.DataFrame) -> Estimate:
-    e, v = points["e"].to_numpy(), points["v"].to_numpy()
-    return clustered(partial(concordance, e, v), clusterings(points))
+    return clustered(concordance_of_draws(points["e"], points["v"]), clusterings(points))
 
 
 @check("V13", **GRID)
