@@ -29,7 +29,10 @@ def store(tmp_path):
 
 def test_runs_are_computed_in_their_order_and_once(store):
     seen = []
-    report = lambda done, total, record: seen.append((done, total, record.config["gamma"]))  # noqa: E731
+
+    def report(done, total, record):
+        seen.append((done, total, record.config["gamma"]))
+
     found = work(RUNS, store=store, report=report)
     assert seen == [(1, 4, 2.0), (2, 4, 0.0), (3, 4, 1.0), (4, 4, 0.5)]
     assert (found.left, found.failed) == (0, {})
@@ -69,7 +72,10 @@ def test_when_the_time_is_over_runs_save_themselves_and_go_on_later(store, monke
     undisturbed = obtain(RUNS, store=Store(store.root.parent / "others"))
     steps, late = [], 3
     monkeypatch.setattr("unrolling.experiments.work.time.monotonic", lambda: 60.0 * (len(steps) >= 8 + late))
-    progress = lambda done, total: steps.append((done, total))  # noqa: E731
+
+    def progress(done, total):
+        steps.append((done, total))
+
     found = work(RUNS, store=store, minutes=0.5, progress=progress)
     assert (len(found.stored), found.left) == (1, 3)
     assert steps[7:] == [(8, 8), (1, 8), (2, 8), (3, 8)]

@@ -16,6 +16,10 @@ class InputError(UnrollingError, ValueError):
     """An argument is outside what the function is defined for."""
 
 
+class NotFiniteError(InputError):
+    """A derivative is infinite or NaN, as those of a training that diverges are."""
+
+
 class DataError(UnrollingError):
     """A data set is missing or damaged."""
 

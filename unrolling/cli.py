@@ -212,12 +212,16 @@ def _run(arguments: argparse.Namespace) -> int | None:
     return None
 
 
+def _store_of(arguments: argparse.Namespace) -> Store | None:
+    return None if arguments.store is None else Store(expand("--store", arguments.store))
+
+
 def _compute(
     arguments: argparse.Namespace, function: Callable[..., Any], configs: list[RunConfig], **how: Any
 ) -> Any:
     """Let a function get the runs, and show how it goes."""
     check_integer("--jobs", arguments.jobs, minimum=1, maximum=MOST_JOBS)
-    store = None if arguments.store is None else Store(expand("--store", arguments.store))
+    store = _store_of(arguments)
     with tqdm(unit="step", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -296,7 +300,7 @@ def _work(arguments: argparse.Namespace) -> int | None:
     if found.failed:
         facts["failed"] = list(found.failed.values())
     if arguments.pack:
-        store = default_store() if arguments.store is None else Store(expand("--store", arguments.store))
+        store = _store_of(arguments) or default_store()
         there = [address for address in found.stored if address in store]
         facts |= {"packed": store.pack(arguments.pack, there), "file": arguments.pack}
     _say(arguments, facts)
@@ -405,7 +409,7 @@ def _add_store(verbs: Any) -> None:
 
 def _store_verb(arguments: argparse.Namespace) -> None:
     action, target = arguments.action, arguments.target
-    store = default_store() if arguments.store is None else Store(expand("--store", arguments.store))
+    store = _store_of(arguments) or default_store()
     if (target is None) == (action in ("show", "pack", "import")):
         expected = {"show": "an ADDRESS", "pack": "a FILE", "import": "a FILE"}.get(action, "nothing more")
         raise InputError(f"'unrolling store {action}' takes {expected}, got {target or 'nothing'}.")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError, NotFiniteError, check_integer, check_real
 from unrolling.model_loss import Loss, derivatives, differentiable, evaluate
 from unrolling.parameters import Params, dense, dot, from_vector, same_parameters, to_vector
 from unrolling.refusals import missing_derivatives_named, no_recomputation
@@ -211,10 +211,10 @@ def top_singular_value(
     length = _length(direction)
     del gradient
     if not math.isfinite(length):
-        raise InputError(
-            "`start` must be finite."
-            if isinstance(start, Mapping)
-            else "the gradient is not finite: training has probably diverged; try a smaller learning rate."
+        if isinstance(start, Mapping):
+            raise InputError("`start` must be finite.")
+        raise NotFiniteError(
+            "the gradient is not finite: training has probably diverged; try a smaller learning rate."
         )
     if not length > 0:
         raise InputError("`start` must not be zero.")
@@ -233,7 +233,7 @@ def top_singular_value(
             image = basis.orthogonal_part(image)
             beta = _length(image)
         if not (projected[-1, -1].isfinite() and math.isfinite(beta)):
-            raise InputError(
+            raise NotFiniteError(
                 "the Hessian-vector product is not finite: training has probably diverged; "
                 "try a smaller learning rate."
             )

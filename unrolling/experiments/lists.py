@@ -6,16 +6,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unrolling._checks import InputError, check_choice, check_integer, shown
 from unrolling.experiments.config import RunConfig
-from unrolling.experiments.profiles import Scalar, load_profile
+from unrolling.experiments.profiles import Scalar, check_parts, load_profile, read_yaml
 
 #: The lists that come with the package, by name.
 LISTS = ("narrow", "core")
-_ENTRY = {"experiment": str, "part": str, "seeds": list, "where": dict, "without": dict}
-_OPTIONAL = ("where", "without")
+#: What an entry has, and what it may have beside that.
+_WHICH = {"experiment": str, "part": str, "seeds": list}
+_SOME = {"where": dict, "without": dict}
 
 
 @dataclass(frozen=True)
@@ -93,25 +92,12 @@ def load_list(name: str) -> RunList:
 
 
 def _parse(text: str, source: str) -> RunList:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"the list {source} is no YAML: {' '.join(str(error).split())}.") from error
-    _check(f"the list {source}", content, {"description": str, "profile": str, "runs": list})
+    where = f"the list {source}"
+    content = read_yaml(text, where)
+    check_parts(where, content, {"description": str, "profile": str, "runs": list})
     for entry in content["runs"]:
-        given = entry if isinstance(entry, dict) else {}
-        expected = {key: kind for key, kind in _ENTRY.items() if key in given or key not in _OPTIONAL}
-        _check(f"a run of the list {source}", entry, expected)
+        check_parts(f"a run of {where}", entry, _WHICH | _SOME, whole=False)
+        check_parts(f"a run of {where}", {k: v for k, v in entry.items() if k in _WHICH}, _WHICH)
         if not entry["seeds"]:
-            raise InputError(f"'seeds' of a run of the list {source} must name a seed, got none.")
+            raise InputError(f"'seeds' of a run of {where} must name a seed, got none.")
     return RunList(content["description"], content["profile"], tuple(content["runs"]))
-
-
-def _check(where: str, content: Any, expected: Mapping[str, type]) -> None:
-    if not isinstance(content, dict):
-        raise InputError(f"{where} must have {', '.join(expected)}, got {shown(content)}.")
-    for key in content:
-        check_choice(f"part of {where}", key, expected)
-    for key, kind in expected.items():
-        if not isinstance(content.get(key), kind):
-            raise InputError(f"{key!r} of {where} must be a {kind.__name__}, got {shown(content.get(key))}.")

@@ -121,14 +121,14 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     Raises:
         InputError: If a part is missing, has another type or a name that does not exist.
     """
-    content = _read(text, source)
+    content = read_yaml(text, source)
     if isinstance(content, dict) and "like" in content:
-        _check_parts(source, content, _DIFFERENCES)
+        check_parts(source, content, _DIFFERENCES)
         base = check_choice(f"profile that {source} is like", content["like"], PROFILES)
-        content = _with_differences(name, _read(_source(base), f"profiles/{base}.yml"), content, source)
-    _check_parts(source, content, {"description": str, "experiments": dict, "notebooks": dict})
+        content = _with_differences(name, read_yaml(_source(base), f"profiles/{base}.yml"), content, source)
+    check_parts(source, content, {"description": str, "experiments": dict, "notebooks": dict})
     for key, parts in content["experiments"].items():
-        _check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
+        check_parts(f"experiment {key!r} of {source}", parts, _PARTS)
     return Profile(
         name=name,
         description=content["description"],
@@ -137,7 +137,8 @@ def parse_profile(name: str, text: str, source: str) -> Profile:
     )
 
 
-def _read(text: str, source: str) -> Any:
+def read_yaml(text: str, source: str) -> Any:
+    """Return what a YAML text says; ``source`` is where it stands, for the message if it is none."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -166,7 +167,7 @@ def _with_differences(
         experiment["fixed"] |= differences["settings"]
     for key, parts in differences["experiments"].items():
         own = experiments[check_choice(f"experiment of {source}", key, experiments)]
-        _check_parts(f"experiment {key!r} of {source}", parts, _PARTS, whole=False)
+        check_parts(f"experiment {key!r} of {source}", parts, _PARTS, whole=False)
         for kind, changed in parts.items():
             own[kind] = own[kind] | changed if isinstance(changed, dict) else changed
     notebooks = {page: parameters | {"profile": name} for page, parameters in base["notebooks"].items()}
@@ -177,7 +178,8 @@ _PARTS = {field.name: str if field.name == "notebook" else dict for field in dat
 _DIFFERENCES = {"description": str, "like": str, "datasets": dict, "settings": dict, "experiments": dict}
 
 
-def _check_parts(where: str, content: Any, expected: Mapping[str, type], *, whole: bool = True) -> None:
+def check_parts(where: str, content: Any, expected: Mapping[str, type], *, whole: bool = True) -> None:
+    """Raise unless ``content`` is a dict of parts of the expected types, and of all if it is ``whole``."""
     if not isinstance(content, dict):
         raise InputError(f"{where} must have the parts {', '.join(expected)}, got {type(content).__name__}.")
     for name in content:

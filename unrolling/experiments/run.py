@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolling._checks import InputError
+from unrolling._checks import InputError, NotFiniteError
 from unrolling.batches import BatchOrder
 from unrolling.checkpoint import Checkpoint, Checkpointer
 from unrolling.cuda_graph import GraphStepper
@@ -112,8 +112,8 @@ def execute(
     Raises:
         Stopped: If the run ended because of ``stop``. Called again it goes on.
         InputError: If the run asks for tf32 products on a device that has none.
-        DivergedError: As soon as weights are found that are not finite: once an epoch, and before they are
-            measured or saved.
+        DivergedError: As soon as weights or derivatives are found that are not finite: once an epoch, and
+            before they are measured or saved.
     """
     device = torch.device(device)
     if config.products == "tf32" and device.type != "cuda":
@@ -459,7 +459,12 @@ class _Run:
 
     def _train(self, model: nn.Module, order: BatchOrder, **options: Any) -> None:
         eta = self.config.learning_rate
-        train(model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
+        try:
+            train(model, self.inputs, self.labels, order, self.objective, learning_rate=eta, **options)
+        except NotFiniteError as error:  # rounding decides whether weights or derivatives are so first
+            raise DivergedError(
+                f"training diverged: its derivatives are not finite; try a learning_rate below {eta:g}."
+            ) from error
 
     def _check_finite(self, num_steps: int) -> None:
         models = {"M": self.model, "M'": self.retrained}

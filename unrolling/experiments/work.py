@@ -17,7 +17,7 @@ from unrolling.store import Store
 
 
 @dataclass(frozen=True)
-class Progress:
+class Outcome:
     """How far a list of runs has come.
 
     Attributes:
@@ -38,7 +38,7 @@ def work(
     minutes: float | None = None,
     stop: Stop | None = None,
     **how: Any,
-) -> Progress:
+) -> Outcome:
     """Compute runs in their order until all are done, or the time is over, or somebody asks to stop.
 
     What is computing then saves itself and goes on with the next call. A run that diverges is kept as a line
@@ -75,7 +75,7 @@ def work(
         obtain(tried, store=store, stop=over, failed=failed, **how)
     failures = _failures(place, addresses)
     stored = tuple(address for address in addresses if any(address in place for place in places))
-    return Progress(stored, failures, len(addresses) - len(stored) - len(failures))
+    return Outcome(stored, failures, len(addresses) - len(stored) - len(failures))
 
 
 def _failures(store: Store, addresses: Sequence[str]) -> dict[str, str]:
