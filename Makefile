@@ -62,7 +62,7 @@ notebooks: setup  ## write the source notebooks in canonical form (python -m wor
 	$(BIN)/ruff format notebooks
 	@$(BIN)/python -m workflow.notebooks clean
 
-refresh: setup  ## run a notebook's defaults and store its checked outputs: make refresh NOTEBOOK=05_sd_loss
+refresh: setup  ## run a notebook's defaults and store its checked outputs: make refresh NOTEBOOK=08_sd_loss
 	@$(BIN)/python -m workflow.notebooks refresh $(NOTEBOOK)
 
 # In a folder of its own inside .venv, where the sync above does not remove it.

@@ -43,8 +43,8 @@ from unrolling import (
     top_singular_value,
     train,
 )
-from unrolling.cuda_graph import GraphStepper
-from unrolling.precision import PRODUCTS, float32_products
+from unrolling.runs.cuda_graph import GraphStepper
+from unrolling.runs.precision import PRODUCTS, float32_products
 from unrolling.training import Stepper
 
 BATCH_SIZE = 32
@@ -373,7 +373,7 @@ def sigma(device: torch.device) -> list[dict[str, Any]]:
 
 def cell(model: str, gamma: float) -> Any:
     """Return the settings of a cell of Table 1."""
-    from unrolling.experiments import RunConfig
+    from unrolling.runs import RunConfig
 
     return RunConfig(
         model=model,
@@ -388,7 +388,7 @@ def cell(model: str, gamma: float) -> Any:
 
 
 def _cell(task: tuple[str, float]) -> float:
-    from unrolling.experiments.run import execute
+    from unrolling.runs.execute import execute
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")

@@ -3,7 +3,7 @@
 import itertools
 from types import SimpleNamespace
 
-from unrolling.experiments.config import RunConfig
+from unrolling.runs.config import RunConfig
 from unrolling.store import Record
 
 STEPS = (10, 20, 30)  # one epoch

@@ -39,13 +39,8 @@ ALLOWED = {
     "curvature": CORE,
     "unlearning_error": CORE,
     "oracles": CORE,
-    "densities": CORE,
     "expansion": CORE | {"curvature"},
     "training": CORE,
-    "cuda_graph": CORE | {"training", "precision"},
-    "precision": {"_checks"},
-    "stopping": set(),
-    "checkpoint": CORE | {"training", "stopping"},
     "_examples": {"_checks"},
     "_optimizer": CORE,
     "loading": CORE,
@@ -59,9 +54,9 @@ ALLOWED = {
     "paper": {"_checks"},
     "plotting": {"_checks"},
 }
-BELOW_EXPERIMENTS = set(ALLOWED) - {"plotting"}
-ALLOWED["experiments"] = BELOW_EXPERIMENTS
-ALLOWED["page"] = {"_checks", "store", "paper", "plotting", "experiments"}
+ALLOWED["runs"] = set(ALLOWED) - {"plotting", "paper"}
+ALLOWED["studies"] = set(ALLOWED) - {"plotting"}
+ALLOWED["page"] = {"_checks", "data", "models", "store", "paper", "plotting", "runs", "studies"}
 ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
 HEAVY = {
     "torchvision",
@@ -121,13 +116,11 @@ def test_benchmarks_use_only_the_public_names(path):
     assert {name.removeprefix("unrolling.") for name in names} <= set(unrolling.__all__)
 
 
-#: What the experiments need and the package alone does not.
-ONLY_EXPERIMENTS = {"scipy", "pandas", "yaml"}
+#: What runs and studies need and the package alone does not.
+ONLY_RUNS = {"scipy", "pandas", "yaml"}
 
 
-@pytest.mark.parametrize(
-    ("module", "heavy"), [("unrolling", HEAVY | ONLY_EXPERIMENTS), ("unrolling.cli", HEAVY)]
-)
+@pytest.mark.parametrize(("module", "heavy"), [("unrolling", HEAVY | ONLY_RUNS), ("unrolling.cli", HEAVY)])
 def test_importing_the_package_or_its_command_line_loads_nothing_heavy(module, heavy):
     script = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = set(

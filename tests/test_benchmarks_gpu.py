@@ -15,7 +15,7 @@ from benchmarks.gpu import Scale, Way, distance, largest_difference, training, t
 from benchmarks.gpu_short import FULL, REHEARSAL, Part, ask, fastest, parts
 from benchmarks.vmapped import Ensemble
 from unrolling import Objective, build_model, seeded, sgd_step, train
-from unrolling.cuda_graph import GraphStepper
+from unrolling.runs.cuda_graph import GraphStepper
 from unrolling.training import Stepper
 
 CPU = torch.device("cpu")

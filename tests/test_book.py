@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from unrolling.experiments import evaluate
+from unrolling.studies.ledger import evaluate
 from workflow.staging import machine_paths, read_toc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -250,7 +250,7 @@ SLIDER_STATE = """() => JSON.stringify(document.querySelector('.plotly-graph-div
 
 
 def test_the_slider_moves_the_figure(visit):
-    tab = visit("notebooks/05_sd_loss").tab
+    tab = visit("notebooks/08_sd_loss").tab
     rail = tab.locator(".plotly-graph-div .slider-rail-touch-rect").first
     rail.scroll_into_view_if_needed()
     before = tab.evaluate(SLIDER_STATE)
@@ -263,7 +263,7 @@ def test_the_slider_moves_the_figure(visit):
 
 
 def test_the_ledger_shows_the_rows_that_its_filters_ask_for(visit):
-    tab = visit("notebooks/11_claims").tab
+    tab = visit("notebooks/19_claims").tab
     rows = tab.locator(".claims-ledger tbody tr")
     assert rows.count() == 102
     tab.locator(".claims-ledger select[name=kind]").select_option("theorem")
@@ -277,7 +277,7 @@ def test_the_ledger_shows_the_rows_that_its_filters_ask_for(visit):
 
 
 def test_the_ledger_of_the_book_is_the_one_of_the_command_line():
-    (link,) = article("notebooks/11_claims").select('a[download="claims.json"]')
+    (link,) = article("notebooks/19_claims").select('a[download="claims.json"]')
     rows = json.loads(unquote(link["href"].split(",", 1)[1]))
     ours = {entry.claim.id: entry.to_dict() for entry in evaluate(["T02", "T20", "E01"])}
     found = {row["id"]: row for row in rows if row["id"] in ours}

@@ -11,9 +11,10 @@ import pytest
 
 from unrolling._checks import printable, shown
 from unrolling.cli import main
-from unrolling.experiments import ledger, load_profile, published_store
 from unrolling.paper import Finding
+from unrolling.runs import load_profile, published_store
 from unrolling.store import Record, Store
+from unrolling.studies import ledger
 
 SMALL_RUN = [
     "run", "--dataset", "digits", "--train-size", "64", "--test-size", "20", "--model", "mlp", "--width", "4",
@@ -66,7 +67,7 @@ def test_list_names_everything_a_program_could_ask_for(cli):
     assert set(catalogue) == {"figures", "datasets", "models", "losses", "methods", "metrics", "profiles"}
     assert all(entry["name"] and entry["title"] for entries in catalogue.values() for entry in entries)
     by_name = {entry["name"]: entry for entry in catalogue["figures"]}
-    assert by_name["figure-7"]["notebook"] == "06_training_with_sd_loss"
+    assert by_name["figure-7"]["notebook"] == "09_training_with_sd_loss"
     assert by_name["figure-7"]["module"] == "unrolling.trackers"
     text = cli("list").stdout
     assert all(entry["name"] in text for entries in catalogue.values() for entry in entries)

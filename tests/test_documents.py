@@ -11,10 +11,11 @@ import torch
 import yaml
 
 import unrolling
-from unrolling.experiments import EXHIBITS, PROFILES, RunConfig
-from unrolling.experiments.inputs import load_data
-from unrolling.experiments.run import execute
 from unrolling.paper import reported_table
+from unrolling.runs import PROFILES, RunConfig
+from unrolling.runs.execute import execute
+from unrolling.runs.inputs import load_data
+from unrolling.studies.exhibits import EXHIBITS
 from workflow import equations
 
 ROOT = Path(__file__).resolve().parent.parent

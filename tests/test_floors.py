@@ -46,8 +46,8 @@ def test_every_floor_has_its_reason_beside_it(asked):
 def test_a_run_on_the_cpu_does_not_ask_how_a_gpu_multiplies(monkeypatch):
     """The names are as old as PyTorch 2.9."""
     from unrolling import load_dataset
-    from unrolling.experiments import RunConfig
-    from unrolling.experiments import run as run_module
+    from unrolling.runs import RunConfig
+    from unrolling.runs import execute as run_module
 
     monkeypatch.setattr(run_module, "float32_products", lambda kind: pytest.fail("asked"))
     config = RunConfig(dataset="digits", model="linear", pretrain_epochs=0, batch_size=720)

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from unrolling.experiments import PROFILES
+from unrolling.runs import PROFILES
 from workflow.build_book import profile_parameters
 from workflow.notebooks import canonical, canonical_text, problems, refresh
 from workflow.parameters import choose_parameters, notebook_defaults

@@ -322,7 +322,7 @@ def sources(tmp_path, monkeypatch):
         'class Other:\n    """Eq. 2, 6 and 9 to 11.\n\n    Not Eq. 1.\n    """\n\n\n'
         'def _helper():\n    """Half of Eq. 2."""\n',
     )
-    write("unrolling/experiments/run.py", 'def draw():\n    """Draw Eq. 3."""\n')
+    write("unrolling/runs/execute.py", 'def draw():\n    """Draw Eq. 3."""\n')
     marks = "".join(f'@pytest.mark.paper("Eq. 6")\ndef test_{n}(): ...\n' for n in "abcd")
     write("tests/test_maths.py", marks)
     write("book/notation.md", f"Before.\n\n{equations.BEGIN}\nold\n{equations.END}\n\nAfter.\n")

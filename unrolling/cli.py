@@ -16,30 +16,29 @@ from unrolling import __version__
 from unrolling._checks import InputError, StoreError, UnrollingError, check_integer, printable
 from unrolling._folders import expand
 from unrolling.data import DATASETS, Dataset, TextDataset, download_dataset, find_datasets, load_dataset
-from unrolling.experiments import (
-    EXHIBITS,
-    PROFILES,
-    RunConfig,
-    config_from,
-    default_store,
-    evaluate,
-    final_frame,
-    find_exhibit,
-    load_profile,
-    obtain,
-    setting_docs,
-)
-from unrolling.experiments.lists import LISTS, load_list
-from unrolling.experiments.provenance import commit, describe_device, versions
-from unrolling.experiments.summary import run_summary
-from unrolling.experiments.work import work
 from unrolling.losses import LOSSES
 from unrolling.methods import METHODS
 from unrolling.metrics import METRICS
 from unrolling.models import MODELS
 from unrolling.paper import VERDICTS, count_verdicts
-from unrolling.stopping import Stopped, stop_on_signals
+from unrolling.runs import (
+    PROFILES,
+    RunConfig,
+    config_from,
+    default_store,
+    final_frame,
+    load_profile,
+    obtain,
+    setting_docs,
+)
+from unrolling.runs.lists import LISTS, load_list
+from unrolling.runs.provenance import commit, describe_device, versions
+from unrolling.runs.stopping import Stopped, stop_on_signals
+from unrolling.runs.summary import run_summary
+from unrolling.runs.work import work
 from unrolling.store import Record, Store
+from unrolling.studies.exhibits import EXHIBITS, find_exhibit
+from unrolling.studies.ledger import evaluate
 
 #: Processes that one command may start.
 MOST_JOBS = 256

@@ -49,7 +49,7 @@ def profile_parameters(profile: str, device: str | None = None) -> dict[str, dic
     Raises:
         ValueError: If there is no such profile, or no such device here.
     """
-    from unrolling.experiments import RunConfig, choose_device, notebook_parameters
+    from unrolling.runs import RunConfig, choose_device, notebook_parameters
 
     asked = notebook_parameters(profile)
     if device is None:

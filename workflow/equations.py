@@ -67,11 +67,11 @@ def _public_names(root: Path) -> list[str]:
 
 
 def functions(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield (equation, function as the table shows it); the experiments use equations, they define none."""
+    """Yield (equation, function as the table shows it); runs and studies use equations, they define none."""
     package, public = root / "unrolling", _public_names(root)
     for path in sorted(package.rglob("*.py")):
         module = path.relative_to(package).with_suffix("").parts
-        if module[0] == "experiments":
+        if module[0] in ("runs", "studies"):
             continue
         for node in _definitions(path):
             if node.name.startswith("_"):

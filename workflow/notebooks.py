@@ -224,7 +224,7 @@ def main() -> None:
         epilog="\n".join(f"{verb:8} {function.__doc__}" for verb, function in VERBS.items()),
     )
     parser.add_argument("verb", choices=VERBS)
-    parser.add_argument("name", nargs="*", help="notebooks, as 05_sd_loss; default: all")
+    parser.add_argument("name", nargs="*", help="notebooks, as 08_sd_loss; default: all")
     args = parser.parse_args()
     everything = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     if unknown := sorted(set(args.name) - set(everything)):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from unrolling.experiments import load_profile, published, trace_frame
-from unrolling.experiments.training_with_sd_loss import after_steps
 from unrolling.plotting import overview, theme
+from unrolling.runs import load_profile, published, trace_frame
+from unrolling.studies.training_with_sd_loss.frames import after_steps
 
 PICTURE = Path(__file__).resolve().parent.parent / "book" / "_assets" / "overview.png"
 

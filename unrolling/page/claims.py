@@ -9,10 +9,9 @@ from urllib.parse import quote
 import pandas as pd
 from IPython.display import HTML
 
-from unrolling.experiments import claims_of_page, evaluate
-from unrolling.experiments.ledger import error_text
 from unrolling.page.tables import number_text
 from unrolling.paper import KINDS, VERDICTS, Entry, count_verdicts
+from unrolling.studies.ledger import claims_of_page, error_text, evaluate
 
 # A filter hides rows; without scripts the page shows them all.
 _FILTER = """
@@ -59,7 +58,7 @@ def ledger(entries: Iterable[Entry]) -> HTML:
     """Show the ledger: a table to filter by section, kind and verdict, also as JSON and CSV.
 
     Args:
-        entries: What :func:`unrolling.experiments.evaluate` returned.
+        entries: What :func:`unrolling.studies.ledger.evaluate` returned.
     """
     entries = list(entries)
     chapters = dict.fromkeys(entry.claim.chapter for entry in entries)

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-from unrolling.experiments.pages import check_page, page_parameters
-from unrolling.experiments.profiles import Scalar
+from unrolling.page.allowed import check_page, page_parameters
+from unrolling.runs.profiles import Scalar
 
 #: How the cell begins that papermill writes.
 _INJECTED = "# Parameters\n"

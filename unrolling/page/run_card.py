@@ -8,8 +8,8 @@ from typing import Any
 
 from IPython.display import HTML
 
-from unrolling.experiments.config import RunConfig
-from unrolling.experiments.provenance import commit, versions
+from unrolling.runs.config import RunConfig
+from unrolling.runs.provenance import commit, versions
 from unrolling.store import Record
 
 _LOADED = datetime.now(UTC)  # a run that began later was computed for this page

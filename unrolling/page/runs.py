@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unrolling.experiments.collect import choose_device, obtain
-from unrolling.experiments.config import RunConfig, config_from
-from unrolling.experiments.profiles import Experiment, Scalar
-from unrolling.experiments.provenance import describe_device
-from unrolling.experiments.summary import run_name, run_summary
+from unrolling.runs.collect import choose_device, obtain
+from unrolling.runs.config import RunConfig, config_from
+from unrolling.runs.profiles import Experiment, Scalar
+from unrolling.runs.provenance import describe_device
+from unrolling.runs.summary import run_name, run_summary
 from unrolling.store import Record
 
 #: Runs that are computed at once, by the kind of device: one has a card for itself.
@@ -35,7 +35,7 @@ def obtain_for_page(configs: Sequence[RunConfig], device: str) -> list[Record]:
 
     Args:
         configs: The runs.
-        device: See :func:`unrolling.experiments.collect.choose_device`.
+        device: See :func:`unrolling.runs.collect.choose_device`.
     """
     devices = {choose_device(device, config) for config in {c.dtype: c for c in configs}.values()}
     at_once = min((_AT_ONCE[chosen.type] for chosen in devices), default=1)

@@ -29,7 +29,7 @@ class Claim:
         reported: What the paper prints for it.
         setting: Where it is said to hold.
         criterion: When we say that it holds. What a proposition with an interval needs, and what one or two
-            seeds can decide, is the same for all, see :mod:`unrolling.experiments.decide`: a rank correlation
+            seeds can decide, is the same for all, see :mod:`unrolling.studies.decide`: a rank correlation
             counts in every seed, and of fewer than three seeds by a bootstrap over trainings.
         post_hoc: What the criterion was before runs larger than ``small`` had been read, and why it was
             changed after that; empty if it was not.

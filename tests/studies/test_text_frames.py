@@ -1,0 +1,128 @@
+"""Table 2 and Figure 10 in the form of runs, and the bookkeeping on numbers small enough to do by hand."""
+
+import math
+
+import pytest
+from made_up_runs import records
+
+from unrolling.paper import reported_table
+from unrolling.runs import PROFILES, load_profile
+from unrolling.studies.text.frames import (
+    beside_table_2,
+    by_scale,
+    cheapest,
+    figure_10,
+    over_epochs,
+    prices,
+    printed_rows,
+)
+
+TEXT = {"dataset": ["imdb"], "model": ["distilbert-small"]}
+
+
+def test_printed_rows_are_the_cells_of_table_2():
+    rows, printed = printed_rows(), reported_table("table2")
+    assert rows["gamma"].tolist() == [0, 0.01, 0.1, 0.5, 1, 1.25, 1.5]
+    assert rows["e"].tolist() == printed["unlearning_error"].tolist()
+    assert rows["v"].tolist() == printed["verification_error"].tolist()
+    assert (100 * rows["accuracy"]).tolist() == pytest.approx(printed["accuracy"].tolist())
+    assert {*rows["num_classes"]} == {2}
+
+
+def test_figure_10_recomputed_from_table_2():
+    found = figure_10(printed_rows())
+    assert found["seed means"].value == pytest.approx(0.9977, abs=5e-5)
+    assert found["ranks of the seed means"].value == pytest.approx(
+        13 / 14
+    )  # sum of squared rank differences: 4
+    assert found["seed means"].count == 7
+
+
+def test_seeds_apart_do_not_count_within_seeds():
+    # v is proportional to e, with another factor in each seed that is larger where e is smaller.
+    runs = records(
+        lambda c: math.exp(-c.gamma - 3 * c.seed),
+        v=lambda c: math.exp(-c.gamma + 3 * c.seed),
+        gamma=[0.0, 0.5, 1.0],
+        seed=[0, 1, 2],
+        **TEXT,
+    )
+    rows, _ = by_scale(runs)
+    assert figure_10(rows)["logarithms within seeds"].value == pytest.approx(1)
+
+
+def test_scales_are_told_apart_by_the_loss():
+    runs = records(lambda c: 1.0, loss=["sd"], **TEXT) + records(lambda c: 2.0, loss=["sd_released"], **TEXT)
+    own, released = by_scale(runs)
+    assert own["e"].tolist() == [1.0] * 6
+    assert released["e"].tolist() == [2.0] * 6
+
+
+def test_cells_have_their_mean_and_interval_over_seeds_beside_the_printed_ones():
+    runs = records(
+        lambda c: (2 if c.gamma == 0 else 1) * 2.0**c.seed,
+        v=lambda c: 1.0 + c.seed,
+        gamma=[0.0, 1.0, 3.0],
+        seed=[0, 1, 2],
+        **TEXT,
+    )
+    rows, _ = by_scale(runs)
+    cells = beside_table_2(rows).set_index(["gamma", "quantity"])
+    v = cells.loc[(1.0, "v")]
+    half = 4.302653 / math.sqrt(3)  # of 1, 2, 3
+    assert (v["mean"], v["low"], v["high"]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-6)
+    assert (v["seeds"], v["printed"]) == (3, 0.57)
+    ratio = cells.loc[(1.0, "ratio")]  # the seeds' factors cancel
+    assert (ratio["mean"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert ratio["printed"] == pytest.approx(8.91 / 85.10)
+    assert cells.loc[(1.0, "e"), "mean"] == pytest.approx(7 / 3)
+    assert math.isnan(cells.loc[(3.0, "e"), "printed"])
+
+
+def test_ratios_have_their_geometric_mean():
+    rows, _ = by_scale(records(lambda c: 1.0 if c.gamma == 0 else 4.0**c.seed, seed=[0, 1], **TEXT))
+    cells = beside_table_2(rows).set_index(["gamma", "quantity"])
+    assert cells.loc[(1.0, "ratio"), "mean"] == pytest.approx(2)  # of 1 and 4
+
+
+def test_one_seed_has_no_interval():
+    rows, _ = by_scale(records(seed=[0], **TEXT))
+    assert beside_table_2(rows)[["low", "high"]].isna().all(axis=None)
+
+
+def test_prices_of_table_2():
+    costs = prices(printed_rows()).set_index("gamma")
+    assert costs.loc[1.0, "ratio"] == pytest.approx(8.91 / 85.10)
+    assert costs["points"].to_dict() == pytest.approx(
+        {0.01: -0.4, 0.1: -0.25, 0.5: -0.58, 1.0: 0.04, 1.25: 4.91, 1.5: 7.14}
+    )
+    assert cheapest(costs, 0.2) == pytest.approx(0.04)
+    assert cheapest(costs, 0.1) == pytest.approx(4.91)
+
+
+def test_accuracies_at_the_ends_of_epochs():
+    runs = records(accuracy=lambda c: 0.5 + c.seed / 10, gamma=[0.0], seed=[0, 1], **TEXT)
+    assert over_epochs(runs).to_dict() == {1: pytest.approx({0: 50, 1: 60})}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_has_the_strengths_of_table_2_in_both_scales(profile):
+    experiment = load_profile(profile).experiment("text")
+    printed = set(printed_rows()["gamma"])
+    for part in ("whole", "head"):
+        own, released = experiment.configs(part), experiment.configs(f"{part}_released")
+        assert {c.gamma for c in own} == {c.gamma for c in released} == printed
+        assert ({c.loss for c in own}, {c.loss for c in released}) == ({"sd"}, {"sd_released"})
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_images_are_runs_of_the_page_on_the_sd_loss(profile):
+    loaded = load_profile(profile)
+    images = loaded.experiment("text").configs("images")
+    assert images == loaded.experiment("training_with_sd_loss").configs(("strength", "strength_vgg"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_six_epochs_are_recorded_from_the_first_on(profile):
+    configs = load_profile(profile).experiment("text").configs("epochs")
+    assert {(c.pretrain_epochs, c.epochs, c.record_every, c.gamma) for c in configs} == {(0, 6, 0, 0.0)}

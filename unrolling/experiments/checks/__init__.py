@@ -1,1 +1,0 @@
-"""The checks of the claims ledger, a module per subject; see :mod:`unrolling.experiments.ledger`."""

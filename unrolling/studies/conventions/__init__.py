@@ -1,0 +1,1 @@
+"""Conventions of the protocol and of the released code."""

@@ -1,0 +1,1 @@
+"""Costs and guarantees of the methods of others (sections 3.3 and 8.5)."""

@@ -1,0 +1,1 @@
+"""Methods by metrics (section 3.3, Figure 1)."""

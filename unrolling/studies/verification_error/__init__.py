@@ -1,0 +1,1 @@
+"""What the verification error says about other measures (sections 3.2 and 4)."""
