@@ -85,7 +85,7 @@ def functions(root: Path) -> Iterator[tuple[int, str]]:
 
 def tests(root: Path) -> Iterator[tuple[int, str]]:
     """Yield (equation, test) for every ``@pytest.mark.paper("Eq. N")``."""
-    for path in sorted((root / "tests").glob("test_*.py")):
+    for path in sorted((root / "tests").rglob("test_*.py")):
         for node in _definitions(path):
             for decorator in node.decorator_list:
                 match decorator:
