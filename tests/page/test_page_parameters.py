@@ -87,7 +87,7 @@ def test_every_page_declares_what_the_quick_profile_gives_it(page):
 def test_every_page_checks_before_it_computes(page):
     imports = code(page)[1]
     before = imports[: imports.index('check_parameters("')].splitlines()
-    plain = re.compile(r"import |from |    \w+,$|\)$|COMMAND = $|$")
+    plain = re.compile(r"import |from |    \w+( as \w+)?,$|\)$|COMMAND = $|$")
     assert [line for line in before if not plain.match(line)] == []
     assert f'check_parameters("{page}", globals())' in imports
 
