@@ -67,7 +67,7 @@ def _public_names(root: Path) -> list[str]:
 
 
 def functions(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield (equation, function as the table shows it); runs, frames and claims use equations, they define none."""
+    """Yield (equation, function as the table shows it); runs, frames and claims define none."""
     package, public = root / "unrolling", _public_names(root)
     for path in sorted(package.rglob("*.py")):
         module = path.relative_to(package).with_suffix("").parts
