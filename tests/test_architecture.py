@@ -52,7 +52,7 @@ ALLOWED = {
     "metrics": CORE,
     "store": {"_checks", "_folders", "_sizes", "_files"},
     "paper": {"_checks"},
-    "plotting": {"_checks"},
+    "plotting": {"_checks", "metrics"},
 }
 ALLOWED["runs"] = set(ALLOWED) - {"plotting", "paper"}
 ALLOWED["studies"] = set(ALLOWED) - {"plotting"}

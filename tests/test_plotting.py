@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from scipy import stats
 
 from unrolling._checks import InputError
+from unrolling.metrics.intervals import t_interval
 from unrolling.plotting import (
     GAMMA_MAP,
     LEFT_MAP,
@@ -16,7 +16,6 @@ from unrolling.plotting import (
     gamma_color,
     gamma_styles,
     ink,
-    interval,
     lines_over_steps,
     matrix,
     points_over_gamma,
@@ -86,25 +85,6 @@ def test_styles_tell_strengths_apart_without_colour():
     assert len({style["marker"] for style in styles.values()}) == 4
 
 
-@pytest.mark.parametrize("level", [0.9, 0.95])
-def test_interval_is_the_t_interval_of_scipy(level):
-    values = [1.0, 4.0, 2.5, 3.0]
-    expected = stats.ttest_1samp(values, 0).confidence_interval(level)
-    assert interval(values, level) == pytest.approx((2.625, *expected))
-
-
-def test_one_seed_has_no_interval():
-    mean, low, high = interval([3.0])
-    assert mean == 3
-    assert np.isnan([low, high]).all()
-
-
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")]])
-def test_interval_refuses_what_has_no_mean(values):
-    with pytest.raises(InputError, match="finite numbers"):
-        interval(values)
-
-
 @pytest.fixture
 def runs():
     rows = [
@@ -135,7 +115,7 @@ def test_points_over_gamma_shows_every_seed_the_mean_and_its_interval(runs):
     assert [line.get_ydata()[0] for line in ax.lines[1::2]] == [3.0, 8.0]
     for bar, gamma in zip(ax.collections, (0.0, 0.5), strict=True):
         ends = bar.get_segments()[0][:, 1]
-        assert tuple(ends) == pytest.approx(interval(last.loc[last["gamma"] == gamma, "e"])[1:])
+        assert tuple(ends) == pytest.approx(t_interval(last.loc[last["gamma"] == gamma, "e"])[1:])
 
 
 def test_unlearning_vs_verification_shows_every_run(runs):
@@ -159,7 +139,7 @@ def test_forest_shows_every_seed_the_mean_and_its_interval(log):
     assert mean[0] == pytest.approx([2 if log else 7 / 3, 0])
     assert (others, equal[0]) == ([[3, 2], [3, 2]], pytest.approx([3, 2]))
     ends = ax.collections[0].get_segments()[0][:, 0]
-    expected = np.exp(interval(np.log(values["first"]))) if log else interval(values["first"])
+    expected = t_interval(values["first"], log=log)
     assert ends == pytest.approx(expected[1:])
     assert [x for x, _ in reference] == [1, 1]
     assert [text.get_text() for text in ax.get_yticklabels()] == list(values)

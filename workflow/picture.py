@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from unrolling.plotting import overview, theme
 from unrolling.runs import load_profile, published, trace_frame
-from unrolling.studies.training_with_sd_loss.frames import after_steps
+from unrolling.studies.frames import after_steps
 
 PICTURE = Path(__file__).resolve().parent.parent / "book" / "_assets" / "overview.png"
 

@@ -14,10 +14,10 @@ import pytest
 from matplotlib.image import imread
 
 from unrolling._checks import InputError
+from unrolling.metrics.intervals import t_interval
 from unrolling.page import Missing, figure, interactive, interval_text, ledger, reported, run_card
 from unrolling.page.claims import _typeset
 from unrolling.paper import KINDS, VERDICTS, Entry, Finding, find_claim
-from unrolling.plotting import interval
 from unrolling.store import Record
 
 FRAME = pd.DataFrame({"γ": [0.1, 1 / 3], "note": ['a "quoted", comma', "<b>&"]})
@@ -204,7 +204,7 @@ def test_run_card_of_a_page_without_runs_shows_what_it_computed_itself():
 def test_reported_sets_printed_beside_ours_with_interval_and_reason():
     shown = reported(
         [
-            {"γ": 1, "printed": 101.79, "ours": interval([98.0, 98.5, 98.1])},
+            {"γ": 1, "printed": 101.79, "ours": t_interval([98.0, 98.5, 98.1])},
             {"γ": 5, "printed": Missing("not in <Table 3>"), "ours": (-2.0, math.nan, math.nan)},
         ]
     )
@@ -226,7 +226,7 @@ def test_reported_refuses_rows_with_different_columns():
 
 def test_interval_text_reads_in_a_sentence_and_leaves_out_what_one_seed_cannot_say():
     assert interval_text((0.5, -0.25, 1.25), 2) == "0.50 [−0.25, 1.2]"
-    assert interval_text(interval([3.0]), 3) == "3.00"
+    assert interval_text(t_interval([3.0]), 3) == "3.00"
 
 
 # The ledger

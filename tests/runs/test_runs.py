@@ -43,7 +43,7 @@ from unrolling.runs.protocol import make_protocol
 from unrolling.store import Record, Store, make_address
 from unrolling.studies.amnesiac.repeats import threads
 from unrolling.studies.exhibits import EXHIBITS, find_exhibit
-from unrolling.studies.influence_of_pretraining.frames import printed_rows
+from unrolling.studies.printed import printed_rows
 from unrolling.training import DivergedError, Stepper
 
 TINY = {

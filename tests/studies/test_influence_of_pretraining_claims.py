@@ -8,7 +8,7 @@ from made_up_runs import dip, records
 from unrolling.losses import gamma_from_released
 from unrolling.paper import NotTestable, replicate_noise
 from unrolling.studies.influence_of_pretraining import claims as checks
-from unrolling.studies.influence_of_pretraining.frames import printed_rows
+from unrolling.studies.printed import printed_rows
 
 GAMMAS = [gamma_from_released(gamma, 10) for gamma in (0, 1, 5, 10, 15, 20)]
 EPOCHS = [0, 10, 20, 30, 40, 50]

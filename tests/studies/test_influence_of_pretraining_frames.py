@@ -8,8 +8,9 @@ from made_up_runs import dip, records
 
 from unrolling.losses import collapse_gamma
 from unrolling.paper import replicate_band
-from unrolling.studies.influence_of_pretraining.frames import cells, fading, printed_rows
-from unrolling.studies.training_with_sd_loss.frames import after_epochs
+from unrolling.runs import after_epochs
+from unrolling.studies.influence_of_pretraining.frames import cells, fading
+from unrolling.studies.printed import printed_rows
 
 
 def test_the_printed_table_is_144_runs_in_the_units_of_eq_10():

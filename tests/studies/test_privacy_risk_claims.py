@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from unrolling.metrics.intervals import rank_correlation
 from unrolling.runs import config_from, load_profile
 from unrolling.store import Record
 from unrolling.studies.ledger import all_checks
@@ -19,7 +20,6 @@ from unrolling.studies.privacy_risk.frames import (
     mean_over_seeds,
     opposed,
     opposed_in_every_seed,
-    rank_correlation,
     ranks_over_strength,
     score_frame,
 )

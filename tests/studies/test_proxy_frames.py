@@ -11,26 +11,17 @@ from scipy import stats
 
 from unrolling._checks import InputError
 from unrolling.metrics.association import correlate
-from unrolling.runs import final_frame, trace_frame
+from unrolling.runs import after_epochs, final_frame, trace_frame
 from unrolling.seeding import stream_seed
 from unrolling.store import Record
-from unrolling.studies.privacy_risk import frames as privacy_risk
-from unrolling.studies.proxy import frames as proxy
+from unrolling.studies.frames import CHECKPOINT, SETTING, labels, seed_means, within
 from unrolling.studies.proxy.frames import (
-    CHECKPOINT,
-    SETTING,
-    after_epochs,
     against_plain,
     concordance,
     concordance_of_draws,
     concordance_within,
-    fisher_interval,
-    labels,
-    mean_correlation,
     over_steps,
-    seed_means,
     straightness,
-    within,
 )
 
 
@@ -193,42 +184,3 @@ def test_against_plain_compares_mean_logarithms_setting_by_setting():
     assert found.tolist() == pytest.approx([math.log(2) - math.log(8)] * 8)
     with pytest.raises(InputError, match="every setting needs runs with gamma = 0"):
         against_plain(frame.iloc[1:], "e")
-
-
-@settings(deadline=None, derandomize=True, max_examples=20)
-@given(seed=st.integers(0, 10**6), count=st.integers(5, 60), level=st.sampled_from([0.8, 0.95]))
-def test_fisher_interval_is_scipys(seed, count, level):
-    found = stats.pearsonr(*normal(2, count, seed=seed))
-    expected = found.confidence_interval(level)
-    assert fisher_interval(found.statistic, count, level) == pytest.approx(tuple(expected))
-
-
-@pytest.mark.parametrize("module", [proxy, privacy_risk])
-@pytest.mark.parametrize("count", [2, 3, 4, 9])
-@pytest.mark.parametrize("line", [1, -1, None])
-def test_fisher_interval_is_scipys_at_the_edges(module, count, line):
-    x = np.arange(count, dtype=float)
-    y = normal(count) if line is None else line * x
-    found = stats.pearsonr(x, y)
-    expected = tuple(found.confidence_interval())
-    # A line's correlation is one up to rounding, of which the interval makes less than its square root.
-    r = found.statistic if line is None else line
-    assert module.fisher_interval(r, count) == pytest.approx(expected, abs=1e-6)
-    assert module.fisher_interval(line or 0.5, 3) == (-1, 1)
-
-
-@pytest.mark.parametrize(
-    "bad", [(1.1, 9), (float("nan"), 9), (0.5, 1), (0.5, 2.5), (0.5, 9, 1.0), (0.5, 9, 0)]
-)
-def test_what_has_no_fisher_interval_is_named(bad):
-    with pytest.raises(InputError, match=r"correlation|count"):
-        fisher_interval(*bad)
-
-
-def test_mean_correlation_stays_between_its_bounds():
-    values = [-0.79, -0.95, -0.87]
-    z = np.arctanh(values)
-    expected = stats.t.interval(0.95, 2, loc=z.mean(), scale=stats.sem(z))
-    assert mean_correlation(values) == pytest.approx(np.tanh([z.mean(), *expected]))
-    assert mean_correlation([1.0, 1.0, 1.0]) == pytest.approx((1, 1, 1))
-    assert mean_correlation([0.9, 0.2, -0.9])[2] < 1

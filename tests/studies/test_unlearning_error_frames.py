@@ -9,7 +9,8 @@ import pytest
 from unrolling._checks import InputError
 from unrolling.runs import load_profile, published
 from unrolling.runs.frames import error_from_roots
-from unrolling.studies.unlearning_error.frames import break_even, halving, linearity, reach, samples_needed
+from unrolling.studies.frames import reach
+from unrolling.studies.unlearning_error.frames import break_even, halving, linearity, samples_needed
 from unrolling.unlearning_error import unlearning_error
 
 

@@ -26,6 +26,7 @@ from scipy import stats
 
 from unrolling._checks import InputError
 from unrolling.metrics.association import Correlation, correlate, draw_counts
+from unrolling.metrics.intervals import mean_correlation, rank_correlation, t_interval
 
 #: Seeds from which on their own spread is used: a t-interval of two is 13 standard errors wide.
 ENOUGH_SEEDS = 3
@@ -59,35 +60,6 @@ class Estimate(NamedTuple):
 # Estimates
 
 
-def t_interval(values: pd.Series) -> tuple[float, float] | None:
-    """Return the 95 % t-interval of the mean; none of a single value.
-
-    Example:
-        >>> [round(end, 3) for end in t_interval(pd.Series([1.0, 2.0, 3.0]))]
-        [-0.484, 4.484]
-    """
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def mean_correlation(values: Sequence[float]) -> tuple[float, float, float]:
-    r"""Return the mean of correlations, one for each seed, and its 95 % t-interval: (mean, low, high).
-
-    Both are taken of :math:`\operatorname{artanh} r` and turned back, so that they stay between -1 and 1. One
-    value has no interval: low and high are then NaN.
-
-    Example:
-        >>> [round(x, 2) for x in mean_correlation([0.0, 0.8])]  # artanh 0.8 is ln 3, so its half gives 0.5
-        [0.5, -1.0, 1.0]
-    """
-    z = np.arctanh(np.clip(np.asarray(values, dtype=float), -1 + 1e-12, 1 - 1e-12))  # 1 itself has none
-    half = stats.t.ppf(0.975, len(z) - 1) * z.std(ddof=1) / math.sqrt(len(z)) if len(z) > 1 else math.nan
-    mean, low, high = (math.tanh(x) for x in (z.mean(), z.mean() - half, z.mean() + half))
-    return mean, low, high
-
-
 def over_seeds(values: ArrayLike, noise: float = math.inf) -> Estimate:
     r"""Return the mean of a number over seeds.
 
@@ -102,9 +74,7 @@ def over_seeds(values: ArrayLike, noise: float = math.inf) -> Estimate:
     known = pd.Series(np.asarray(values, dtype=float))
     mean = float(known.mean())
     if len(known) >= ENOUGH_SEEDS:
-        ends = t_interval(known)
-        assert ends is not None
-        return Estimate(mean, *ends)
+        return Estimate(*t_interval(known))
     half = 2 * noise / math.sqrt(len(known))
     return Estimate(mean, mean - half, mean + half)
 
@@ -125,17 +95,6 @@ def correlation_over_seeds(values: Sequence[float]) -> Estimate:
     """
     mean, low, high = mean_correlation(values)
     return Estimate(mean, low, high) if len(values) >= ENOUGH_SEEDS else Estimate(mean)
-
-
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Return Spearman's rank correlation; 0 where one of the two is constant, and so follows nothing.
-
-    There :func:`scipy.stats.spearmanr`, whose value it is elsewhere, has none.
-    """
-    first, second = (np.asarray(values, dtype=float) for values in (x, y))
-    if any((values == values[0]).all() for values in (first, second)):
-        return 0.0
-    return float(stats.spearmanr(first, second).statistic)
 
 
 def order(runs: pd.DataFrame, x: str, y: str) -> Estimate:

@@ -6,17 +6,19 @@ import torch
 
 from unrolling._checks import DataError
 from unrolling.data import load_dataset
+from unrolling.metrics.intervals import mean_correlation
 from unrolling.paper import Finding, NotTestable
+from unrolling.runs import after_epochs
 from unrolling.runs.config import RunConfig
 from unrolling.runs.frames import trace_frame
 from unrolling.runs.inputs import load_data
 from unrolling.store import Record
 from unrolling.studies.amnesiac.frames import METHODS, follow, follow_over_steps
 from unrolling.studies.amnesiac.repeats import deterministic_kernels, spread, spread_over_threads
-from unrolling.studies.decide import at_least, mean_correlation
+from unrolling.studies.decide import at_least
 from unrolling.studies.ledger import Result, check
 from unrolling.studies.proxy.claims import panel, widest_correlation
-from unrolling.studies.proxy.frames import after_epochs, clusterings
+from unrolling.studies.proxy.frames import clusterings
 
 PAGE = "17_amnesiac"
 #: At one epoch amnesiac and single-gradient unlearning are the same.

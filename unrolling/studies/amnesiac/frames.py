@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from unrolling.metrics.association import Correlation, correlate
-from unrolling.studies.proxy.frames import CHECKPOINT, labels, over_steps, within
+from unrolling.studies.frames import CHECKPOINT, labels, within
+from unrolling.studies.proxy.frames import over_steps
 
 #: Columns of a trace that hold a verification error, and what M'' was made by.
 METHODS: dict[str, str] = {

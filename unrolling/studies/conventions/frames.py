@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from unrolling._checks import InputError, check_choice
 from unrolling.losses import gamma_from_released
 from unrolling.metrics.association import correlate
+from unrolling.metrics.intervals import t_interval
+from unrolling.runs import after_epochs
 from unrolling.store import Record
-from unrolling.studies.training_with_sd_loss.frames import after_epochs
+from unrolling.studies.influence_of_pretraining import claims as influence_of_pretraining
+from unrolling.studies.proxy import claims as proxy
+from unrolling.studies.training_with_sd_loss import claims as training_with_sd_loss
 
 #: Conventions for sigma_avg, given the dominant eigenvalues that a run sampled, in the order of its steps.
 SIGMA: dict[str, Callable[[NDArray[np.float64]], float]] = {
@@ -306,7 +309,6 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
     logs = np.log(strongest)
     moderate = by_gamma.loc[by_gamma.index <= gamma_from_released(15, 10), "sigma"]
     left = np.log(own["v"] / own["v_nothing"]).groupby(own["seed"]).mean()
-    upper = left.mean() + stats.t.ppf(0.975, max(len(left) - 1, 1)) * left.std() / math.sqrt(len(left))
     correlations = [_pearson(runs["e"], runs["v"]) for _, runs in own.groupby("seed")]
     return {
         "E01": float((ratios["e"] < 1).mean()),
@@ -315,18 +317,18 @@ def criteria(own: pd.DataFrame) -> dict[str, float]:
         "A03": float(logs["weight_change"] / logs["e"]) if logs["e"] < 0 else math.nan,
         "V04": float(np.mean(correlations)),
         "V07": float(max(strongest["e"], strongest["v"])),
-        "V14": float(np.exp(upper)),
+        "V14": math.exp(t_interval(left)[2]),
     }
 
 
-#: The criteria of the claims' ledger on these numbers.
+#: The criteria of the claims' ledger on these numbers, with the thresholds of its checks.
 MET: dict[str, Callable[[float], bool]] = {
-    "E01": lambda share: share >= 0.75,
-    "E11": lambda ratio: ratio < 0.5,
-    "A01": lambda change: change <= 0.25,
-    "A03": lambda share: share >= 0.7,
-    "V04": lambda correlation: correlation >= 0.9,
-    "V07": lambda ratio: ratio < 0.5,
+    "E01": lambda share: share >= training_with_sd_loss.LOWER_IN,
+    "E11": lambda ratio: ratio < influence_of_pretraining.HALF,
+    "A01": lambda change: change <= training_with_sd_loss.UNCHANGED,
+    "A03": lambda share: share >= training_with_sd_loss.WEIGHTS_SHARE,
+    "V04": lambda correlation: correlation >= proxy.CLOSE,
+    "V07": lambda ratio: ratio < proxy.HALF,
     "V14": lambda ratio: ratio < 1,
 }
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from unrolling.metrics.association import correlate
 from unrolling.paper import Finding, NotTestable, replicate_band
+from unrolling.runs import after_epochs
 from unrolling.runs.frames import final_frame
 from unrolling.store import Record
 from unrolling.studies.decide import (
@@ -26,21 +27,17 @@ from unrolling.studies.decide import (
     share_over_seeds,
     within,
 )
-from unrolling.studies.influence_of_pretraining.frames import cells, fading, printed_rows
+from unrolling.studies.frames import TRAJECTORY, effects, labels, relative_to_plain, up_to
+from unrolling.studies.influence_of_pretraining.frames import cells, fading
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise, seed_noise
-from unrolling.studies.proxy.frames import TRAJECTORY, labels
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.training_with_sd_loss.claims import stays
-from unrolling.studies.training_with_sd_loss.frames import (
-    after_epochs,
-    effects,
-    relative_to_plain,
-    sigma_ratios,
-    up_to,
-    weight_changes,
-)
+from unrolling.studies.training_with_sd_loss.frames import sigma_ratios, weight_changes
 
 PAGE = "10_influence_of_pretraining"
+#: E11: what the largest strength leaves of e, less than.
+HALF = 0.5
 RESNET = {"experiment": "influence_of_pretraining", "part": "table4"}
 VGG = {"experiment": "influence_of_pretraining", "part": "table4_vgg"}
 CIFAR100 = {"experiment": "influence_of_pretraining", "part": "table4_cifar100"}
@@ -59,7 +56,7 @@ def strongest_penalty_halves_the_error(records: list[Record]) -> Finding:
     return Finding(
         propositions={
             "e is less than half of that without, at each N in each setting": all_of(
-                below(own, 0.5) for own in found
+                below(own, HALF) for own in found
             )
         },
         value=largest.value,

@@ -3,41 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from unrolling.losses import gamma_from_released
-from unrolling.paper import reported_table
-from unrolling.studies.training_with_sd_loss.frames import SETTING, rank_correlation, relative_to_plain
-
-#: The paper's names in its tables, and the package's.
-NAMES = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ResNet-18": "resnet18", "VGG-19": "vgg19"}
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
-
-
-def printed_rows(table: str = "table4") -> pd.DataFrame:
-    """Return a table of the paper in the form of runs, so that what judges ours can judge it.
-
-    Args:
-        table: ``table1`` or ``table4``.
-
-    Returns:
-        A row per cell: the columns of :data:`SETTING`, ``gamma`` in the units of Eq. 10, ``strength`` as
-        printed, ``num_classes``, one ``seed``, ``e``, and ``accuracy_pretrained`` as a fraction.
-    """
-    printed = reported_table(table)
-    rows = pd.DataFrame(
-        {
-            "dataset": printed["dataset"].map(NAMES),
-            "model": printed["model"].map(NAMES),
-            "pretrain_epochs": printed["pretrain_epochs"],
-            "batch_size": 32,
-            "seed": 0,
-            "strength": printed["strength"],
-            "e": printed["unlearning_error"],
-            "accuracy_pretrained": printed["accuracy"] / 100,
-        }
-    )
-    rows["num_classes"] = rows["dataset"].map(NUM_CLASSES)
-    pairs = zip(rows["strength"], rows["num_classes"], strict=True)
-    return rows.assign(gamma=[gamma_from_released(gamma, classes) for gamma, classes in pairs])
+from unrolling.metrics.intervals import rank_correlation
+from unrolling.studies.frames import SETTING, relative_to_plain
 
 
 def cells(rows: pd.DataFrame, column: str = "e") -> pd.DataFrame:

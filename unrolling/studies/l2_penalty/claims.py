@@ -17,6 +17,7 @@ from unrolling.studies.decide import (
     over_seeds,
     share_over_seeds,
 )
+from unrolling.studies.frames import after_steps
 from unrolling.studies.l2_penalty.frames import (
     CELL,
     PENALTIES,
@@ -26,7 +27,6 @@ from unrolling.studies.l2_penalty.frames import (
 )
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
-from unrolling.studies.training_with_sd_loss.frames import after_steps
 
 PAGE = "07_l2_penalty"
 RUNS = {"experiment": "l2_penalty", "part": ("plain", "l2", "weight_decay")}

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from unrolling.paper import replicate_band, reported_table
+from unrolling.paper import replicate_band
 from unrolling.runs.frames import error_from_roots, settings_of
 from unrolling.store import Record
-from unrolling.studies.training_with_sd_loss.frames import plain_value, relative_to_plain
+from unrolling.studies.frames import plain_value, relative_to_plain
+from unrolling.studies.printed import printed_rows
 
 SETTING = ["dataset", "model", "pretrain_epochs"]
 CELL = ["loss", *SETTING, "gamma"]
@@ -58,13 +59,12 @@ def printed_cells() -> pd.DataFrame:
         over that of strength 0; ``beyond``, 1 or -1 where the ratio is above or below what two single runs of
         one configuration may differ by, else 0. What the paper leaves empty is NaN.
     """
-    cells = reported_table("table3").rename(columns={"strength": "gamma", "unlearning_error": "e"})
-    for column in ("dataset", "model"):
-        cells[column] = cells[column].str.lower().str.replace("-", "")
+    cells = printed_rows("table3")
     cells["ratio"] = relative_to_plain(cells, "e", keys=SETTING)
     logs = np.log(cells["ratio"])
     beyond = np.sign(logs).where(logs.abs() > math.log(replicate_band()[1]), 0).where(logs.notna())
-    return cells[[*SETTING, "gamma", "e", "accuracy", "ratio"]].assign(beyond=beyond)
+    columns = [*SETTING, "gamma", "e", "accuracy", "ratio"]
+    return cells.assign(accuracy=100 * cells["accuracy_pretrained"])[columns].assign(beyond=beyond)
 
 
 def beside_table_3(records: list[Record], num_steps: int) -> pd.DataFrame:

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from unrolling.metrics.intervals import rank_correlation
 from unrolling.runs.frames import final_frame
 from unrolling.store import Record
-from unrolling.studies.proxy.frames import fisher_interval as fisher_interval
-from unrolling.studies.training_with_sd_loss.frames import rank_correlation as rank_correlation
 
 #: The weights whose score is taken, by their name in a record, and the column of v that belongs to them.
 MODELS = {

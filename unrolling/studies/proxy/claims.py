@@ -9,7 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from unrolling.metrics.association import compare_correlations, correlate
+from unrolling.metrics.intervals import mean_correlation
 from unrolling.paper import Finding
+from unrolling.runs import after_epochs
 from unrolling.runs.frames import trace_frame
 from unrolling.store import Record
 from unrolling.studies.decide import (
@@ -24,32 +26,29 @@ from unrolling.studies.decide import (
     correlation_over_seeds,
     each_at_least,
     holm,
-    mean_correlation,
     of_correlation,
     over_seeds,
     range_of,
     t_test,
     widest,
 )
+from unrolling.studies.frames import CHECKPOINT, SETTING, effects, reach, seed_means, within
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
 from unrolling.studies.proxy.frames import (
-    CHECKPOINT,
-    SETTING,
-    after_epochs,
     clusterings,
     concordance,
     concordance_of_draws,
     concordance_within,
     over_steps,
-    seed_means,
     straightness,
-    within,
 )
-from unrolling.studies.training_with_sd_loss.frames import effects
-from unrolling.studies.unlearning_error.frames import reach
 
 PAGE = "11_proxy"
+#: V04: Pearson's correlation, at least.
+CLOSE = 0.9
+#: V07: what the largest strength leaves of e and of v, less than.
+HALF = 0.5
 STEPS = {"page": PAGE, "experiment": "proxy", "part": "steps"}
 STRENGTH = {"page": PAGE, "experiment": "proxy", "part": "strength"}
 GRID = {"page": PAGE, "experiment": "proxy", "part": "grid"}
@@ -158,7 +157,7 @@ def correlate_over_strengths(points: pd.DataFrame, least: float) -> Finding:
 @check("V04", **STRENGTH)
 def errors_correlate_over_strengths_for_resnet(records: list[Record]) -> Finding:
     """Correlate e and v over the strengths after one epoch, for the ResNet."""
-    return correlate_over_strengths(family(records, "resnet"), 0.9)
+    return correlate_over_strengths(family(records, "resnet"), CLOSE)
 
 
 @check("V05", **STRENGTH)
@@ -182,7 +181,7 @@ def both_errors_are_small_at_the_largest_strength(records: list[Record]) -> Find
     return Finding(
         propositions={
             f"{name} at the largest strength is below half of that at 0, for each model": all_of(
-                below(own, 0.5) for own in ratios[column].values()
+                below(own, HALF) for own in ratios[column].values()
             )
             for name, column in (("e", "e_root"), ("v", "v"))
         },

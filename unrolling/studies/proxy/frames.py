@@ -6,20 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-from unrolling._checks import InputError, check_integer, check_real
+from unrolling._checks import InputError
 from unrolling.metrics.association import correlate
 from unrolling.runs.frames import after_epochs as after_epochs
-from unrolling.studies.decide import mean_correlation as mean_correlation
-from unrolling.studies.decide import t_interval as t_interval
-
-#: What a setting is apart from its strength; one seed of it is what the paper compares strengths in.
-SETTING = ["dataset", "model", "pretrain_epochs", "batch_size"]
-#: Settings that differ only in batch size and strength: they share much of their randomness with each other.
-CHECKPOINT = ["dataset", "model", "pretrain_epochs"]
-#: What a training is: runs that differ in N alone are one training continued.
-TRAJECTORY = ["dataset", "model", "batch_size", "gamma", "seed"]
+from unrolling.studies.frames import CHECKPOINT, SETTING, TRAJECTORY, labels
 
 
 def clusterings(points: pd.DataFrame) -> list[list[Hashable]]:
@@ -31,11 +22,6 @@ def clusterings(points: pd.DataFrame) -> list[list[Hashable]]:
     """
     ways = (CHECKPOINT, SETTING, TRAJECTORY, ["seed"])
     return [labels(points, columns) for columns in ways]
-
-
-def labels(frame: pd.DataFrame, columns: Sequence[str]) -> list[Hashable]:
-    """Return each row's cluster: its values in these columns."""
-    return list(frame[list(columns)].itertuples(index=False, name=None))
 
 
 def over_steps(traces: pd.DataFrame) -> pd.DataFrame:
@@ -68,21 +54,6 @@ def over_steps(traces: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def seed_means(points: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return these columns' means over the seeds of each setting and strength."""
-    return points.groupby([*SETTING, "gamma"], sort=False)[list(columns)].mean().reset_index()
-
-
-def within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
-    """Return the logarithms of these columns less their means over each group, and the groups' columns.
-
-    Their correlation is that of the logarithms given the groups: what is left once groups are told apart.
-    """
-    logs = np.log(points[list(columns)])
-    means = logs.groupby([points[name] for name in by]).transform("mean")
-    return (logs - means).join(points[list(by)])
 
 
 def concordance(x: ArrayLike, y: ArrayLike) -> float:
@@ -163,33 +134,3 @@ def against_plain(points: pd.DataFrame, column: str) -> pd.Series:
     if not plain.index.equals(penalised.index):
         raise InputError("every setting needs runs with gamma = 0 and with gamma > 0 to compare.")
     return penalised - plain
-
-
-def fisher_interval(correlation: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    r"""Return the interval of a Pearson correlation of which only the value and the count are known.
-
-    .. math:: \tanh\left(\operatorname{artanh} r \pm z_{(1 + level) / 2} / \sqrt{n - 3}\right)
-
-    It supposes n independent points of a bivariate normal distribution (Fisher, 1921). As in
-    :func:`scipy.stats.pearsonr`, three points and fewer say nothing, and points on a line leave no doubt.
-
-    Args:
-        correlation: r, from -1 to 1.
-        count: n, at least 2.
-        level: Between 0 and 1.
-
-    Example:
-        >>> [round(end, 2) for end in fisher_interval(0.81, 6)]
-        [-0.0, 0.98]
-    """
-    check_integer("count", count, minimum=2)
-    if not (abs(check_real("correlation", correlation)) <= 1 and 0 < check_real("level", level) < 1):
-        raise InputError(
-            f"expected a correlation from -1 to 1 and a level between 0 and 1, got {correlation} and {level}."
-        )
-    if count <= 3:
-        return -1.0, 1.0
-    if abs(correlation) == 1:
-        return float(correlation), float(correlation)
-    half = float(stats.norm.ppf((1 + level) / 2)) / math.sqrt(count - 3)
-    return math.tanh(math.atanh(correlation) - half), math.tanh(math.atanh(correlation) + half)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 from unrolling._checks import InputError, check_choice, check_integer, check_real
 from unrolling.batches import BatchOrder, make_batch_order
@@ -18,6 +17,7 @@ from unrolling.losses import Objective
 from unrolling.methods.problem import NotApplicable, Outcome, Problem
 from unrolling.methods.registry import METHODS, Method
 from unrolling.metrics.case import Case, Run, Undefined
+from unrolling.metrics.intervals import t_interval
 from unrolling.metrics.registry import METRICS, Metric, measure
 from unrolling.model_loss import batch_loss
 from unrolling.models import build_model, check_model
@@ -282,14 +282,8 @@ def _cell(
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and its 95 % t-interval; NaN where there is none."""
-    if not len(values):
-        return math.nan, math.nan, math.nan
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    spread = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean, mean - spread, mean + spread
+    """Return the mean over seeds and its t-interval; NaN where there is none."""
+    return t_interval(values) if len(values) else (math.nan, math.nan, math.nan)
 
 
 def _with_left(cells: pd.DataFrame) -> pd.DataFrame:

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from unrolling.losses import collapse_gamma, gamma_from_released
+from unrolling.metrics.intervals import rank_correlation
 from unrolling.models import takes_tokens
 from unrolling.paper import Finding
+from unrolling.runs import after_epochs
 from unrolling.store import Record
 from unrolling.studies.decide import (
     Estimate,
@@ -25,6 +27,7 @@ from unrolling.studies.decide import (
     over_seeds,
     within,
 )
+from unrolling.studies.frames import SETTING, accuracy_loss, accuracy_losses, effects
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
 from unrolling.studies.proxy.claims import correlate_over_strengths
@@ -35,14 +38,6 @@ from unrolling.studies.text.frames import (
     over_epochs,
     prices,
     printed_rows,
-)
-from unrolling.studies.training_with_sd_loss.frames import (
-    SETTING,
-    accuracy_loss,
-    accuracy_losses,
-    after_epochs,
-    effects,
-    rank_correlation,
 )
 
 PAGE = "14_text"

@@ -3,21 +3,16 @@ r"""Table 2 and Figure 10: what the SD loss does to e, v and the accuracy of a t
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from unrolling.metrics.association import Correlation, correlate
+from unrolling.metrics.intervals import t_interval
 from unrolling.paper import reported_table
+from unrolling.runs import after_epochs
 from unrolling.runs.frames import trace_frame
 from unrolling.store import Record
+from unrolling.studies.frames import SETTING, accuracy_loss, labels, relative_to_plain, seed_means, within
 from unrolling.studies.influence_of_pretraining.frames import cells
-from unrolling.studies.proxy.frames import labels, seed_means, t_interval, within
-from unrolling.studies.training_with_sd_loss.frames import (
-    SETTING,
-    accuracy_loss,
-    after_epochs,
-    relative_to_plain,
-)
 
 #: What Table 2 prints, by the name of its column and ours.
 COLUMNS = {"unlearning_error": "e", "verification_error": "v", "accuracy": "accuracy"}
@@ -72,9 +67,7 @@ def beside_table_2(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for gamma, own in ours.groupby("gamma"):
         for quantity in ("e", "ratio", "v", "accuracy"):
-            values = np.log(own[quantity]) if quantity == "ratio" else own[quantity]
-            ends = np.array([values.mean(), *(t_interval(values) or (math.nan, math.nan))])
-            mean, low, high = np.exp(ends) if quantity == "ratio" else ends
+            mean, low, high = t_interval(own[quantity], log=quantity == "ratio")
             known = cells_printed[quantity].get(gamma, math.nan)
             found.append((gamma, quantity, mean, low, high, len(own), known))
     return pd.DataFrame(found, columns=["gamma", "quantity", "mean", "low", "high", "seeds", "printed"])

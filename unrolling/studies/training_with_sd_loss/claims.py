@@ -7,6 +7,7 @@ import pandas as pd
 
 from unrolling.losses import gamma_from_released
 from unrolling.paper import Finding, replicate_band
+from unrolling.runs import after_epochs
 from unrolling.runs.frames import final_frame, trace_frame
 from unrolling.store import Record
 from unrolling.studies.decide import (
@@ -23,24 +24,28 @@ from unrolling.studies.decide import (
     share_over_seeds,
     within,
 )
-from unrolling.studies.influence_of_pretraining.frames import cells, printed_rows
-from unrolling.studies.ledger import check
-from unrolling.studies.noise import ratio_noise, seed_noise
-from unrolling.studies.training_with_sd_loss.frames import (
+from unrolling.studies.frames import (
     SETTING,
     accuracy_loss,
     accuracy_losses,
-    after_epochs,
     effects,
-    factor_shares,
-    growth,
     plain_value,
     relative_to_plain,
-    sigma_ratios,
     up_to,
 )
+from unrolling.studies.influence_of_pretraining.frames import cells
+from unrolling.studies.ledger import check
+from unrolling.studies.noise import ratio_noise, seed_noise
+from unrolling.studies.printed import printed_rows
+from unrolling.studies.training_with_sd_loss.frames import factor_shares, growth, sigma_ratios
 
 PAGE = "09_training_with_sd_loss"
+#: E01: the share of cells with a lower e, at least.
+LOWER_IN = 0.75
+#: A01: what sigma_avg may change by.
+UNCHANGED = 0.25
+#: A03: the weights' share of the drop of log e, at least.
+WEIGHTS_SHARE = 0.7
 #: Steps between samples of sigma in the claim on the cost of e.
 CADENCE = 200
 #: Gradients that a Hessian-vector product is worth: it is the derivative of one, forward and backward.
@@ -67,7 +72,7 @@ def sd_loss_lowers_the_error(records: list[Record]) -> Finding:
     least = _least(shares.values())
     return Finding(
         propositions={
-            f"N = {n}: e is lower in at least 75 % of the cells": at_least(share, 0.75)
+            f"N = {n}: e is lower in at least 75 % of the cells": at_least(share, LOWER_IN)
             for n, share in shares.items()
         },
         value=least.value,
@@ -338,7 +343,7 @@ def singular_values_stay(records: list[Record]) -> Finding:
 
 def stays(change: Estimate) -> bool | None:
     """Return whether a ratio, of which this is the logarithm, is within 25 % of 1."""
-    return within(change.to(np.exp), 0.75, 1.25)
+    return within(change.to(np.exp), 1 - UNCHANGED, 1 + UNCHANGED)
 
 
 @check("A02", page=PAGE, **RESNET)
@@ -370,7 +375,7 @@ def effect_comes_through_the_weights(records: list[Record]) -> Finding:
     return Finding(
         propositions={
             f"at least 0.7 of the drop of log e is the weights', for {model} on {data}": all_of(
-                [below(drops[model, data], 0), at_least(share, 0.7)]
+                [below(drops[model, data], 0), at_least(share, WEIGHTS_SHARE)]
             )
             for (model, data), share in shares.items()
         },

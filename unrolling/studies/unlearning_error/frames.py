@@ -54,18 +54,6 @@ def halving(traces: pd.DataFrame) -> pd.DataFrame:
     return both.assign(halved=both["e_half"] / both["e"])[[*_RUN, "step", "halved"]]
 
 
-def reach(traces: pd.DataFrame) -> pd.DataFrame:
-    r"""Return the traces with the columns ``size`` and ``ratio``.
-
-    ``size`` is :math:`\eta t \sigma_{avg}`, the dimensionless size of a training; ``ratio`` is v after
-    single-gradient unlearning over v of doing nothing: above 1 the update has made things worse.
-    """
-    return traces.assign(
-        size=traces["learning_rate"] * traces["step"] * traces["sigma_avg"],
-        ratio=traces["v"] / traces["v_nothing"],
-    )
-
-
 def break_even(points: pd.DataFrame) -> pd.DataFrame:
     r"""Return from which size on single-gradient unlearning can be worse than doing nothing.
 
