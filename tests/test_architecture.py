@@ -1,6 +1,7 @@
 """The import layers of the package: a module imports only what stands below it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_modules_import_only_the_layers_below(path):
     names = [name for name in imports(ast.parse(path.read_text())) if name.startswith("unrolling.")]
     used = {name.split(".")[1] for name in names} - {own, "__version__"}
     assert used <= ALLOWED[own], f"{own} must not import {sorted(used - ALLOWED[own])}"
+    shown = [name for name in names if re.match(r"unrolling\.studies\.\w+\.(figures|tables)\b", name)]
+    assert own == "shown" or not shown, f"{own} must not import what only pages show: {shown}"
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 

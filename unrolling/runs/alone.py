@@ -14,7 +14,7 @@ from unrolling.runs.execute import initial_model, sigma_tracker
 from unrolling.runs.inputs import load_data
 from unrolling.runs.protocol import Protocol, make_protocol
 from unrolling.trackers import UnlearningTracker
-from unrolling.training import LossFn, train
+from unrolling.training import Batch, LossFn, train
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Alone:
         model: M.
         inputs: All training inputs, in the run's precision and on the model's device.
         labels: Their classes.
+        test_data: Test inputs, likewise, and their classes.
         protocol: The batches of its steps, before w_0 and from there on.
         loss_fn: What it minimises.
     """
@@ -34,6 +35,7 @@ class Alone:
     model: nn.Module
     inputs: Tensor
     labels: Tensor
+    test_data: Batch
     protocol: Protocol
     loss_fn: LossFn
 
@@ -74,12 +76,14 @@ def alone(
         loss_fn: Another loss than the run's.
         device: Where to train.
     """
+    dtype = getattr(torch, config.dtype)
     dataset = load_data(config) if dataset is None else dataset
     return Alone(
         config=config,
         model=initial_model(config, dataset).to(device),
-        inputs=dataset.train_inputs.to(device, getattr(torch, config.dtype)),
+        inputs=dataset.train_inputs.to(device, dtype),
         labels=dataset.train_labels.to(device),
+        test_data=(dataset.test_inputs.to(device, dtype), dataset.test_labels.to(device)),
         protocol=make_protocol(config, len(dataset.train_labels)),
         loss_fn=loss_fn or Objective(config.loss, config.gamma),
     )

@@ -40,7 +40,7 @@ def error_over_steps(traces: pd.DataFrame, ax: Axes) -> Axes:
     last = traces["step"].max()
     end = traces.loc[traces["step"] == last, "e"].mean()
     ax.plot([0, last], [0, end], **REFERENCE, label="proportional to $t$")
-    look = {"marker": "o", "markersize": 2.5, "markeredgewidth": 0, "lw": 1, "color": ink()}
+    look = {"marker": "o", "markersize": 3.5, "markeredgewidth": 0, "lw": 1, "color": ink()}
     sns.lineplot(traces, x="step", y="e", units="seed", estimator=None, ax=ax, legend=False, **look)
     ax.set(xlim=(0, None), ylim=(0, None), xlabel="SGD step $t$", ylabel="$e$ (Eq. 9)")
     return ax
@@ -128,7 +128,7 @@ def sigma_strips(samples: pd.DataFrame, ax: Axes) -> Axes:
         ax: Where to draw.
     """
     median = samples.groupby(["network", "epochs"])["sigma"].transform("median")
-    shown = samples.assign(relative=samples["sigma"] / median, strip=_labels(samples))
+    shown = samples.assign(relative=samples["sigma"] / median, strip=_labels(samples).str.replace(", ", "\n"))
     strips = list(dict.fromkeys(shown["strip"]))
     for strip, marker in zip(strips, MARKERS, strict=False):
         own = shown[shown["strip"] == strip]
@@ -188,9 +188,9 @@ def reach_figure(frames: Mapping[str, pd.DataFrame], fig: Figure) -> None:
 
 
 def readings_figure(errors: Mapping[str, pd.DataFrame], fig: Figure) -> None:
-    """Draw :func:`error_by_reading` for each network; the last panel names the readings."""
+    """Draw :func:`error_by_reading` for each network; the first panel names the readings."""
     for ax, (network, frame) in zip(fig.subplots(1, len(errors)), errors.items(), strict=True):
-        error_by_reading(frame, ax, legend=network == list(errors)[-1]).set_title(network)
+        error_by_reading(frame, ax, legend=network == next(iter(errors))).set_title(network)
     _label_once(fig)
 
 
