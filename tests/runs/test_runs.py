@@ -647,6 +647,9 @@ def test_the_jpeg_profile_is_the_paper_profile_on_other_images():
                 dataclasses.replace(c, dataset=other.get(c.dataset, c.dataset)) for c in of_paper
             ]
     assert {p["profile"] for p in notebook_parameters("paper-jpeg").values()} == {"paper-jpeg"}
+    pages = notebook_parameters("paper-jpeg"), notebook_parameters("paper")
+    assert [known["05_singular_values"]["dataset"] for known in pages] == ["cifar10-jpeg", "cifar10"]
+    assert {known["03_unrolling_sgd"]["dataset"] for known in pages} == {"digits"}
 
 
 def test_a_profile_like_another_is_checked_as_well():

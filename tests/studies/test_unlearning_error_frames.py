@@ -1,7 +1,6 @@
-"""The analysis of Figure 3 and of the reach of unlearning, on traces whose answers are known by hand."""
+"""The analysis of Figure 3, its price and the reach of unlearning, where the answers are known by hand."""
 
-import itertools
-
+import made_up_runs as made_up
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +8,17 @@ import pytest
 from unrolling._checks import InputError
 from unrolling.runs import load_profile, published
 from unrolling.runs.frames import error_from_roots
+from unrolling.store import Record
 from unrolling.studies.frames import reach
-from unrolling.studies.unlearning_error.frames import break_even, halving, linearity, samples_needed
+from unrolling.studies.unlearning_error.frames import (
+    break_even,
+    costs,
+    doublings,
+    every_other,
+    growth,
+    halving,
+    linearity,
+)
 from unrolling.unlearning_error import unlearning_error
 
 
@@ -92,26 +100,55 @@ def test_break_even_is_the_smallest_harmful_size_of_each_seed():
     assert second["largest"] == 9
 
 
-def test_samples_needed_is_the_least_number_that_suffices():
-    """By enumeration of all draws, with replacement, from a small pool."""
-    pool = np.array([1.0, 1.0, 2.0, 6.0])
-
-    def error(k):
-        means = np.array([np.mean(draw) for draw in itertools.product(pool, repeat=k)])
-        return np.sqrt(np.mean((means / pool.mean() - 1) ** 2))
-
-    k = samples_needed(pool, 0.4)
-    assert error(k) <= 0.4 < error(k - 1)
+def test_settings_are_named_by_model_and_data():
+    runs = made_up.records(model=["mlp", "vgg-small"], dataset=["digits"], gamma=[0.0], seed=[0])
+    assert growth(runs)["setting"].unique().tolist() == ["mlp, digits", "vgg-small, digits"]
 
 
-def test_equal_values_need_one_sample():
-    assert samples_needed([2.0, 2.0, 2.0], 0.01) == 1
+def test_the_powers_of_the_last_doubling_are_those_of_power_laws():
+    steps = np.array([5, 10, 15, 20])
+    run = trace(steps**2.5, steps=steps).assign(
+        setting="mlp, digits", weight_change=steps**0.5, sigma_avg=3.0 * steps**1.0
+    )
+    (row,) = doublings(run).to_dict("records")
+    assert row.pop("setting") == "mlp, digits"
+    assert row == pytest.approx({"e": 2.5, "steps": np.log2(19 / 9), "weight_change": 0.5, "sigma_avg": 1})
 
 
-@pytest.mark.parametrize("pool", [[], [1.0, float("nan")], [1.0, 0.0], [[1.0]]])
-def test_a_pool_that_is_none_is_refused(pool):
-    with pytest.raises(InputError, match="`pool` must be positive numbers"):
-        samples_needed(pool, 0.1)
+def test_the_parts_of_a_doubling_make_up_the_whole_in_every_stored_run():
+    runs = growth(
+        published(load_profile("small").experiment("unlearning_error").configs("settings"), "small")
+    )
+    found = doublings(runs)
+    assert len(found) == 12
+    parts = found[["steps", "weight_change", "sigma_avg"]].sum(axis=1)
+    assert parts.to_numpy() == pytest.approx(found["e"].to_numpy(), rel=1e-9)
+
+
+def costly(model, hvps, samples, steps=100):
+    """A run with so many products in its samples of sigma."""
+    result = {"sigma": {"step": list(range(samples))}, "sigma_hvps": hvps, "steps": steps}
+    return Record({"model": model, "dataset": "digits"}, {}, result | {"num_parameters": 7}, {})
+
+
+def test_costs_are_counted_over_the_runs_of_a_setting():
+    runs = [costly("mlp", 30, 10), costly("vgg", 40, 4), costly("mlp", 90, 10)]
+    mlp, vgg = costs(runs).to_dict("records")
+    assert mlp == {
+        "setting": "mlp, digits",
+        "weights": 7,
+        "products": pytest.approx(6),  # 120 in 20 samples
+        "gradients": pytest.approx(13),
+        "of_retraining": pytest.approx(260 / 200),  # 20 samples beside 200 steps
+        "every_200": pytest.approx(13 / 200),
+    }
+    assert vgg["gradients"] == pytest.approx(21)
+
+
+@pytest.mark.parametrize("eigenvalues", [[2.0, -6.0, 4.0, -12.0], [-6.0, 2.0, 12.0, 4.0]])
+def test_every_other_sample_changes_sigma_by_a_factor_whichever_is_larger(eigenvalues):
+    run = Record({}, {}, {"sigma": {"eigenvalue": eigenvalues}}, {})
+    assert every_other(run) == pytest.approx(3)
 
 
 def test_the_stored_runs_of_every_part_are_whole():

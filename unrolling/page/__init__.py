@@ -2,6 +2,7 @@
 
 from unrolling.page.claims import claims, ledger
 from unrolling.page.figures import InteractiveFigure, figure, interactive
+from unrolling.page.glued import glue_all
 from unrolling.page.parameters import check_parameters
 from unrolling.page.run_card import run_card
 from unrolling.page.runs import obtain_for_page, run_settings
@@ -13,6 +14,7 @@ __all__ = [
     "check_parameters",
     "claims",
     "figure",
+    "glue_all",
     "interactive",
     "interval_text",
     "ledger",

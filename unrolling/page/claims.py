@@ -98,7 +98,7 @@ def _table(entries: list[Entry]) -> str:
     body = "".join(map(_row, entries))
     counts = ", ".join(f"{number} {verdict}" for verdict, number in count_verdicts(entries).items() if number)
     return (
-        f"<table><caption>{len(entries)} claims: {counts}</caption>"
+        f"<table><caption>{len(entries)} claim{'s' * (len(entries) != 1)}: {counts}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 

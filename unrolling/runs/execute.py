@@ -34,6 +34,7 @@ from unrolling.trackers import Recorder, UnlearningTracker, accuracy
 from unrolling.training import (
     Batch,
     DivergedError,
+    LossFn,
     Observer,
     Stepper,
     check_finite,
@@ -81,6 +82,21 @@ def initial_model(config: RunConfig, dataset: Dataset, encoder: Encoder | None =
             raise InputError("this run starts from a pretrained encoder; pass what obtain_encoder returns.")
         encoder.load_into(model)
     return model
+
+
+def sigma_tracker(config: RunConfig, model: nn.Module, loss_fn: LossFn, **options: Any) -> UnlearningTracker:
+    """Return a tracker of M that samples sigma as often and as closely as the run does."""
+    return UnlearningTracker(
+        model,
+        loss_fn,
+        learning_rate=config.learning_rate,
+        every=config.sigma_every,
+        rtol=config.sigma_rtol,
+        max_hvps=config.sigma_max_hvps,
+        max_basis=config.sigma_basis or None,
+        seed=config.seed,
+        **options,
+    )
 
 
 def execute(
@@ -298,16 +314,11 @@ class _Run:
             self.retrained = copy_for_retraining(model)
         retrained = self.retrained
         fixed = slice(config.sigma_batch)
-        tracker = UnlearningTracker(
+        tracker = sigma_tracker(
+            config,
             model,
             self.objective,
-            learning_rate=config.learning_rate,
-            every=config.sigma_every,
-            rtol=config.sigma_rtol,
-            max_hvps=config.sigma_max_hvps,
-            max_basis=config.sigma_basis or None,
             hessian_batch=(self.inputs[fixed], self.labels[fixed]) if config.sigma_batch else None,
-            seed=config.seed,
             probe=False,
         )
         recipe = self._recipe

@@ -171,6 +171,8 @@ def _with_differences(
         for kind, changed in parts.items():
             own[kind] = own[kind] | changed if isinstance(changed, dict) else changed
     notebooks = {page: parameters | {"profile": name} for page, parameters in base["notebooks"].items()}
+    for parameters in notebooks.values():
+        parameters |= {"dataset": other(parameters["dataset"])[0]} if "dataset" in parameters else {}
     return {"description": differences["description"], "experiments": experiments, "notebooks": notebooks}
 
 

@@ -7,13 +7,10 @@ from contextlib import contextmanager
 import torch
 
 from unrolling.data import Dataset
-from unrolling.losses import Objective
 from unrolling.parameters import Params, distance, snapshot
+from unrolling.runs.alone import alone
 from unrolling.runs.config import RunConfig
-from unrolling.runs.execute import initial_model
-from unrolling.runs.protocol import make_protocol
 from unrolling.surroundings import threads
-from unrolling.training import train
 
 #: What PyTorch asks for before it calls cuBLAS in deterministic mode.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -41,17 +38,10 @@ def end_weights(
 
     Pre-training is left out: ``pretrain_epochs`` plays no part.
     """
-    model = initial_model(config, dataset).to(device)
-    start = snapshot(model)
-    train(
-        model,
-        dataset.train_inputs.to(device, getattr(torch, config.dtype)),
-        dataset.train_labels.to(device),
-        make_protocol(config, len(dataset.train_labels)).order,
-        Objective(config.loss, config.gamma),
-        learning_rate=config.learning_rate,
-    )
-    first, last = ({name: p.double().cpu() for name, p in w.items()} for w in (start, snapshot(model)))
+    again = alone(config, dataset, device=device)
+    start = snapshot(again.model)
+    again.train()
+    first, last = ({name: p.double().cpu() for name, p in w.items()} for w in (start, snapshot(again.model)))
     return first, last
 
 

@@ -14,19 +14,17 @@ from unrolling.model_loss import batch_loss, gradient
 from unrolling.models import build_model
 from unrolling.paper import Finding
 from unrolling.parameters import snapshot
+from unrolling.runs.alone import alone
 from unrolling.runs.config import RunConfig
-from unrolling.runs.execute import execute, initial_model
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
-from unrolling.runs.protocol import make_protocol
 from unrolling.seeding import make_generator, seeded
 from unrolling.studies.ledger import check, error_text
-from unrolling.trackers import UnlearningTracker
-from unrolling.training import train
 
 PAGE = "04_unlearning_error"
 
 
-@check("T19", page=PAGE)
+@check("T19", page="05_singular_values")
 def norm_is_the_root_of_the_largest_eigenvalue() -> Finding:
     """Compare the norm of random symmetric matrices with the printed formula and with the textbook's."""
     generator = make_generator(0, "claims", "T19")
@@ -106,8 +104,7 @@ def unlearning_error_needs_no_retraining() -> Finding:
         sigma_every=4,
         record_every=4,
     )
-    dataset = load_data(config)
-    model, calls = initial_model(config, dataset), 0
+    dataset, calls = load_data(config), 0
     objective = Objective(config.loss, config.gamma)
 
     def counted(network, batch):
@@ -115,33 +112,15 @@ def unlearning_error_needs_no_retraining() -> Finding:
         calls += 1
         return objective(network, batch)
 
-    tracker = UnlearningTracker(
-        model,
-        counted,
-        learning_rate=config.learning_rate,
-        every=config.sigma_every,
-        rtol=config.sigma_rtol,
-        max_hvps=config.sigma_max_hvps,
-        max_basis=config.sigma_basis or None,
-        seed=config.seed,
-        probe=False,  # its passes would be counted
-    )
-    order = make_protocol(config, len(dataset.train_labels)).order
-    train(
-        model,
-        dataset.train_inputs.double(),
-        dataset.train_labels,
-        order,
-        counted,
-        learning_rate=config.learning_rate,
-        observers=[tracker],
-    )
-    alone = tracker.result()
+    again = alone(config, dataset, loss_fn=counted)
+    tracker = again.tracker(probe=False)  # the probe's passes would be counted
+    again.train(observers=[tracker])
+    found, order = tracker.result(), again.protocol.order
     beside = [execute(replace(config, forget_batch=i), dataset)["trace"] for i in (0, 7)]
-    errors = [abs(trace["e"][-1] / alone.unlearning_error - 1) for trace in beside]
+    errors = [abs(trace["e"][-1] / found.unlearning_error - 1) for trace in beside]
     updates = {trace["v"][-1] for trace in beside}
-    samples = len(alone.sigma_steps)
-    every = math.ceil((samples + 2 * alone.hvps) / samples)
+    samples = len(found.sigma_steps)
+    every = math.ceil((samples + 2 * found.hvps) / samples)
     return Finding(
         propositions={
             "e needs no retrained model": errors[0] == 0 and calls == len(order) + samples,
@@ -150,7 +129,7 @@ def unlearning_error_needs_no_retraining() -> Finding:
         value=max(errors),
         value_is="largest relative difference of e with and without M' and a forgotten batch",
         reason=f"Training {len(order)} steps alone gives the e of runs with M' beside them, whichever batch "
-        f"is forgotten, from {samples} samples of sigma with {alone.hvps} Hessian-vector products. It is not "
+        f"is forgotten, from {samples} samples of sigma with {found.hvps} Hessian-vector products. It is not "
         "free: with a product counted as two gradients, e here is as dear as retraining if sigma is sampled "
         f"every {every} steps.",
     )

@@ -1,13 +1,17 @@
-r"""Figure 3 and what lies beyond it: how e grows, how far unlearning reaches, how many sigmas one needs."""
+r"""Figure 3 and what lies beyond it: how e grows, what it costs, how far unlearning reaches."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from unrolling._checks import InputError, check_real
+from unrolling._checks import InputError
+from unrolling.runs.frames import trace_frame
+from unrolling.store import Record
+
+#: The three forms of the unlearning error, as columns of a trace and as the pages name them.
+FORMS = {"e": "e", "e_corrected": "e/η", "e_targeted": "e*"}
 
 _RUN = ["address", "dataset", "model", "seed"]
 
@@ -71,24 +75,67 @@ def break_even(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def samples_needed(pool: Sequence[float], tolerance: float) -> int:
-    r"""Return how many random samples of sigma give its mean to a relative error of ``tolerance``.
+def growth(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the runs' traces with the column ``setting``, "model, data set", a panel of Figure 3."""
+    traces = trace_frame(records)
+    return traces.assign(setting=traces["model"] + ", " + traces["dataset"])
 
-    The mean of k independent draws from the pool is off by :math:`s / (\bar \sigma \sqrt k)`, root mean
-    square and relative, with :math:`\bar \sigma` and s the pool's mean and standard deviation. So
 
-    .. math:: k = \lceil (s / (\bar \sigma \cdot tolerance))^2 \rceil .
+def doublings(traces: pd.DataFrame) -> pd.DataFrame:
+    r"""Return the powers of two in :math:`e(t) / e(t / 2)` at the last step t, factor by factor.
 
     Args:
-        pool: Values of sigma, for example of every batch of an epoch at the same weights.
-        tolerance: Root-mean-square relative error that is allowed.
+        traces: What :func:`growth` returns.
 
-    Example:
-        >>> samples_needed([1.0, 3.0], 0.1)  # mean 2, standard deviation 1
-        25
+    Returns:
+        A row per run: ``setting``; ``e``, :math:`\log_2` of the ratio; and those of its three factors,
+        ``steps``, :math:`(t - 1) / (t / 2 - 1)`, ``weight_change`` and ``sigma_avg``. Their sum is ``e``.
     """
-    values = np.asarray(pool, dtype=float)
-    if values.ndim != 1 or values.size == 0 or not (np.isfinite(values).all() and (values > 0).all()):
-        raise InputError(f"`pool` must be positive numbers, at least one, got {pool!r}.")
-    check_real("tolerance", tolerance, above=0)
-    return max(1, math.ceil((values.std() / values.mean() / tolerance) ** 2))
+    rows = []
+    for _, run in traces.groupby("address", sort=False):
+        run = run.set_index("step")
+        end = run.index.max()
+        last, half = run.loc[end], run.loc[end // 2]
+        rows.append(
+            {"setting": last["setting"], "steps": np.log2((end - 1) / (end // 2 - 1))}
+            | {name: np.log2(last[name] / half[name]) for name in ("e", "weight_change", "sigma_avg")}
+        )
+    return pd.DataFrame(rows)
+
+
+def costs(records: Iterable[Record]) -> pd.DataFrame:
+    """Return what the samples of sigma cost, a row per setting, its runs together.
+
+    A sample is a gradient, whose graph is kept, and k Hessian-vector products; a product counts as two
+    gradients, and retraining is a gradient a step.
+
+    Returns:
+        ``setting``; ``weights``, their number; ``products`` and ``gradients``, k and 1 + 2k, per sample;
+        ``of_retraining``, the cost of all samples over that of retraining; and ``every_200``, the same at one
+        sample in 200 steps, the spacing of the released code.
+    """
+    rows: dict[str, list[Record]] = {}
+    for run in records:
+        rows.setdefault(f"{run.config['model']}, {run.config['dataset']}", []).append(run)
+    table = []
+    for setting, runs in rows.items():
+        samples = sum(len(run.result["sigma"]["step"]) for run in runs)
+        products = sum(run.result["sigma_hvps"] for run in runs) / samples
+        gradients = 1 + 2 * products
+        table.append(
+            {
+                "setting": setting,
+                "weights": runs[0].result["num_parameters"],
+                "products": products,
+                "gradients": gradients,
+                "of_retraining": gradients * samples / sum(run.result["steps"] for run in runs),
+                "every_200": gradients / 200,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def every_other(record: Record) -> float:
+    """Return by which factor, 1 or more, sigma_avg differs between the odd and the even samples of a run."""
+    sigma = np.abs(record.result["sigma"]["eigenvalue"])
+    return float(np.exp(abs(np.log(sigma[1::2].mean() / sigma[::2].mean()))))
