@@ -24,8 +24,8 @@ from unrolling.runs.encoder import (
     obtain_encoder,
     starts_from_encoder,
 )
-from unrolling.runs.execute import initial_model
 from unrolling.runs.inputs import load_data
+from unrolling.runs.setup import initial_model
 from unrolling.store import Store, make_address
 
 TINY = RunConfig(

@@ -10,9 +10,10 @@ from unrolling import Objective, snapshot, verification_error
 from unrolling._checks import InputError
 from unrolling.model_loss import gradient
 from unrolling.runs import RunConfig
-from unrolling.runs.execute import execute, initial_model
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
 from unrolling.runs.protocol import make_protocol
+from unrolling.runs.setup import initial_model
 from unrolling.runs.unlearned import Unlearning
 
 CONFIG = RunConfig(

@@ -10,9 +10,10 @@ import torch
 from unrolling import make_batch_order, make_generator, seeded
 from unrolling._checks import InputError
 from unrolling.runs import RunConfig
-from unrolling.runs import execute as run_module
-from unrolling.runs.execute import execute, initial_model
+from unrolling.runs import trainer as run_module
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
+from unrolling.runs.setup import initial_model
 from unrolling.store import make_address
 from unrolling.training import Stepper
 

@@ -31,7 +31,7 @@ from unrolling.runs import (
     trace_frame,
 )
 from unrolling.runs import collect as collect_module
-from unrolling.runs import execute as run_module
+from unrolling.runs import trainer as run_module
 from unrolling.runs.checkpoint import Checkpoint
 from unrolling.runs.collect import by_config, choose_device
 from unrolling.runs.execute import execute
@@ -98,7 +98,7 @@ def test_v_equals_a_retraining_written_out_by_hand(tiny):
     protocol = make_protocol(config, len(dataset.train_labels))
     before, order, forget = protocol.pretraining, protocol.order, protocol.forget
     inputs, labels = dataset.train_inputs.double(), dataset.train_labels
-    from unrolling.runs.execute import initial_model
+    from unrolling.runs.setup import initial_model
 
     def loss_of(model, step):
         logits = model(inputs[list(step)])
@@ -547,7 +547,7 @@ def test_derivatives_that_are_not_finite_are_a_diverged_run(monkeypatch):
 
 def test_a_measurement_that_is_infinite_is_a_diverged_run(tiny, monkeypatch):
     """Records hold finite numbers only."""
-    monkeypatch.setattr(run_module, "verification_error", lambda *weights: math.inf)
+    monkeypatch.setattr("unrolling.runs.unrolling.verification_error", lambda *weights: math.inf)
     config, dataset = tiny
     with pytest.raises(DivergedError, match=r"diverged: .*too large.* after 3 steps"):
         execute(config, dataset)

@@ -16,14 +16,15 @@ from unrolling.data.text import encode, learn_wordpiece
 from unrolling.models.text import TextClassifier, pooled_features
 from unrolling.runs import RunConfig, config_from, notebook_parameters, obtain, published_store
 from unrolling.runs import encoder as encoder_module
-from unrolling.runs import execute as run_module
 from unrolling.runs import inputs as inputs_module
+from unrolling.runs import setup as run_module
 from unrolling.runs.checkpoint import Checkpoint
 from unrolling.runs.encoder import encoder_of, encoder_texts, obtain_encoder
-from unrolling.runs.execute import execute, initial_model
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import data_fingerprint, data_settings, load_data
 from unrolling.runs.protocol import make_protocol
 from unrolling.runs.recipes import Recipe, RecipeStepper
+from unrolling.runs.setup import initial_model
 from unrolling.runs.shadow import shadow_run
 from unrolling.seeding import seeded
 from unrolling.store import Store, make_address

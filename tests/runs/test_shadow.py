@@ -15,12 +15,15 @@ from unrolling.losses import Objective
 from unrolling.metrics.privacy_risk import privacy_risk_score, privacy_risk_score_released
 from unrolling.parameters import distance, trainable
 from unrolling.runs import RunConfig, config_from, published_store
-from unrolling.runs import execute as run_module
+from unrolling.runs import trainer as run_module
 from unrolling.runs.checkpoint import Checkpoint
-from unrolling.runs.execute import _Run, execute, initial_model
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
+from unrolling.runs.pretraining import train_alone
 from unrolling.runs.protocol import make_protocol
+from unrolling.runs.setup import initial_model, set_up
 from unrolling.runs.shadow import SCORES, privacy_risk, shadow_run
+from unrolling.runs.trainer import Trainer
 from unrolling.training import DivergedError, Stepper, train
 
 
@@ -292,7 +295,7 @@ def test_a_shadow_model_that_diverges_is_named(monkeypatch):
 
 
 def alone(settings, data):
-    return _Run(settings, data, torch.device("cpu"), None, 0.0, None).train_alone().eval()
+    return train_alone(Trainer(set_up(settings, data))).eval()
 
 
 def test_a_run_scores_its_own_forgotten_batch_by_its_own_shadow_model():

@@ -195,7 +195,7 @@ COMMAND = """
 import os, sys
 from pathlib import Path
 import unrolling.runs.checkpoint as checkpoint
-import unrolling.runs.execute as run
+import unrolling.runs.trainer as run
 import unrolling.runs.stopping as stopping
 
 jobs, number = int(os.environ["JOBS"]), int(os.environ["NUMBER"])

@@ -36,7 +36,7 @@ def test_the_spread_is_a_distance_relative_to_the_way(dataset, monkeypatch, meas
         whole = make_protocol(config, count)
         return replace(whole, order=BatchOrder((whole.order.steps * 2)[: next(lengths)]))
 
-    monkeypatch.setattr("unrolling.runs.alone.make_protocol", protocol)
+    monkeypatch.setattr("unrolling.runs.setup.make_protocol", protocol)
     (start, end), (_, before) = (repeats.end_weights(CONFIG, dataset) for _ in range(2))
     expected = distance(end, before) / distance(end, start)
     assert 0 < expected < 1

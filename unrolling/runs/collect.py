@@ -21,13 +21,14 @@ from unrolling.data import Dataset
 from unrolling.runs.checkpoint import Checkpoint
 from unrolling.runs.config import RunConfig, config_from
 from unrolling.runs.encoder import encoder_of, obtain_encoder, starts_from_encoder
-from unrolling.runs.execute import Progress, execute
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import data_fingerprint, data_settings, load_data
 from unrolling.runs.limits import check_work
 from unrolling.runs.profiles import PROFILES
 from unrolling.runs.provenance import provenance
 from unrolling.runs.stopping import Stop, Stopped, asked_to_stop, at_work, check_stop, obey, signals_held
 from unrolling.runs.stored import must_be_computed, stored_fingerprints
+from unrolling.runs.trainer import Progress
 from unrolling.store import Record, Store, make_address
 from unrolling.training import DivergedError
 

@@ -8,8 +8,8 @@ import torch
 
 from unrolling.data import Dataset
 from unrolling.parameters import Params, distance, snapshot
-from unrolling.runs.alone import alone
 from unrolling.runs.config import RunConfig
+from unrolling.runs.setup import set_up
 from unrolling.surroundings import threads
 
 #: What PyTorch asks for before it calls cuBLAS in deterministic mode.
@@ -38,7 +38,7 @@ def end_weights(
 
     Pre-training is left out: ``pretrain_epochs`` plays no part.
     """
-    again = alone(config, dataset, device=device)
+    again = set_up(config, dataset, device=device)
     start = snapshot(again.model)
     again.train()
     first, last = ({name: p.double().cpu() for name, p in w.items()} for w in (start, snapshot(again.model)))

@@ -14,10 +14,10 @@ from unrolling.model_loss import batch_loss, gradient
 from unrolling.models import build_model
 from unrolling.paper import Finding
 from unrolling.parameters import snapshot
-from unrolling.runs.alone import alone
 from unrolling.runs.config import RunConfig
 from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
+from unrolling.runs.setup import set_up
 from unrolling.seeding import make_generator, seeded
 from unrolling.studies.ledger import check, error_text
 
@@ -112,7 +112,7 @@ def unlearning_error_needs_no_retraining() -> Finding:
         calls += 1
         return objective(network, batch)
 
-    again = alone(config, dataset, loss_fn=counted)
+    again = set_up(config, dataset, loss_fn=counted)
     tracker = again.tracker(probe=False)  # the probe's passes would be counted
     again.train(observers=[tracker])
     found, order = tracker.result(), again.protocol.order

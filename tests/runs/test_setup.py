@@ -7,9 +7,9 @@ import torch
 from unrolling import Objective, snapshot
 from unrolling.parameters import distance
 from unrolling.runs import RunConfig
-from unrolling.runs.alone import alone
-from unrolling.runs.execute import execute, initial_model
+from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
+from unrolling.runs.setup import initial_model, set_up
 from unrolling.trackers import accuracy
 
 CONFIG = RunConfig(
@@ -29,7 +29,7 @@ DATA = load_data(CONFIG)
 
 
 def test_m_alone_is_m_of_the_run():
-    trace, again = execute(CONFIG, DATA)["trace"], alone(CONFIG)
+    trace, again = execute(CONFIG, DATA)["trace"], set_up(CONFIG)
     again.train(again.protocol.pretraining)
     w_0, tracker = snapshot(again.model), again.tracker()
     again.train(observers=[tracker])
@@ -41,7 +41,7 @@ def test_m_alone_is_m_of_the_run():
 
 def test_it_starts_from_the_initial_weights_and_the_data_that_it_is_given():
     first = replace(DATA, train_inputs=DATA.train_inputs[:40], train_labels=DATA.train_labels[:40])
-    again = alone(replace(CONFIG, dtype="float32"), first)
+    again = set_up(replace(CONFIG, dtype="float32"), first)
     expected = initial_model(replace(CONFIG, dtype="float32"), DATA)
     assert all(
         torch.equal(p, q) for p, q in zip(again.model.parameters(), expected.parameters(), strict=True)
@@ -51,11 +51,11 @@ def test_it_starts_from_the_initial_weights_and_the_data_that_it_is_given():
 
 
 def test_another_loss_takes_the_place_of_the_runs():
-    plain = alone(replace(CONFIG, loss="sd", gamma=0.0), DATA)
-    other = alone(CONFIG, DATA, loss_fn=Objective("sd", 0.0))
+    plain = set_up(replace(CONFIG, loss="sd", gamma=0.0), DATA)
+    other = set_up(CONFIG, DATA, loss_fn=Objective("sd", 0.0))
     for again in (plain, other):
         again.train()
     assert distance(snapshot(plain.model), snapshot(other.model)) == 0
-    own = alone(CONFIG, DATA)
+    own = set_up(CONFIG, DATA)
     own.train()
     assert distance(snapshot(plain.model), snapshot(own.model)) > 0.01
