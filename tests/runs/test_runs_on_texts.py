@@ -339,6 +339,16 @@ def test_dropout_changes_a_run_and_independent_masks_change_v(store):
     assert traces["shared"]["v_nothing"] != traces["independent"]["v_nothing"]
 
 
+def test_a_run_with_dropout_does_not_depend_on_the_callers_random_state(store):
+    config, encoder = dataclasses.replace(WHOLE, dropout="shared"), obtain_encoder(encoder_of(WHOLE), store)
+    traces = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            traces.append(execute(config, load_data(config), encoder=encoder)["trace"])
+    assert traces[0] == traces[1]
+
+
 # The same bits
 
 

@@ -13,6 +13,7 @@ from unrolling.parameters import Params, load_parameters, norm, trainable, train
 from unrolling.runs.pretraining import unrolled_recipe
 from unrolling.runs.trainer import State, Trainer
 from unrolling.runs.unlearned import Unlearning
+from unrolling.seeding import seeded
 from unrolling.trackers import Recorder, accuracy
 from unrolling.training import Batch, DivergedError, Observer, copy_for_retraining
 from unrolling.unlearning_error import targeted_unlearning_error, verification_error
@@ -103,7 +104,7 @@ class Unrolling:
                 *([] if forgets else [_Reordered(self._retrained, take)]),
                 _Finite(self._trainer.check_finite, (self._every, config.sigma_every)),
                 self._tracker,
-                *self._unlearning.observers,
+                *self._watching(),
                 self._recorder,
                 *self._trainer.housekeeping(before, self.state),
             ],
@@ -126,6 +127,13 @@ class Unrolling:
             "accuracy_unlearned": accuracy(model, *self._setup.test_data),
             **privacy,
         }
+
+    def _watching(self) -> list[Observer]:
+        """Return what watches the steps for the unlearning to come."""
+        if self._setup.config.dropout == "off":
+            return [*self._unlearning.observers]
+        seed = self._setup.config.seed  # a gradient in training mode draws masks
+        return [_Seeded(observer, seed) for observer in self._unlearning.observers]
 
     def _measure(self, done: int) -> dict[str, float]:
         eta, test_data = self._setup.config.learning_rate, self._setup.test_data
@@ -192,6 +200,21 @@ class _Reordered(Observer):
     def after_step(self, step: int) -> None:
         with training_mode(self._retrained, True):
             self._take(self._retrained, self._batch, step=step)
+
+
+@dataclass(frozen=True)
+class _Seeded(Observer):
+    """An observer that draws, from a stream of its own at every step."""
+
+    observer: Observer
+    seed: int
+
+    def before_step(self, step: int, batch: Batch) -> None:
+        self.observer.before_step(step, batch)
+
+    def after_step(self, step: int) -> None:
+        with seeded(self.seed, "masks of a watcher", step):
+            self.observer.after_step(step)
 
 
 @dataclass(frozen=True)
