@@ -540,10 +540,11 @@ def _doctor(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json(facts)
         return
+    width = max(len(key) for value in facts.values() if isinstance(value, dict) for key in value) + 2
     for name, value in facts.items():
         print(f"{name}: {value}" if not isinstance(value, dict) else name)
         for key, entry in value.items() if isinstance(value, dict) else ():
-            print(f"  {key:<14}{printable(str(entry))}")
+            print(f"  {key:<{width}}{printable(str(entry))}")
 
 
 if __name__ == "__main__":

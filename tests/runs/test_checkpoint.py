@@ -256,3 +256,21 @@ def test_what_killed_processes_left_beside_it_is_cleared_away(checkpoint):
     os.utime(left, (time.time() - ABANDONED - 60,) * 2)
     assert checkpoint.load() == {"step": 3}
     assert not left.exists()
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_parts(checkpoint, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("unrolling.runs.checkpoint.time.monotonic", lambda: clock[0])
+    first = Checkpoint(checkpoint.path)
+    clock[0] += 40
+    first.save(STATE)
+    clock[0] += 1000  # nobody works on it
+    second = Checkpoint(checkpoint.path)
+    assert second.seconds == 0
+    second.load()
+    clock[0] += 2
+    assert second.seconds == 42
+    second.save(STATE)
+    third = Checkpoint(checkpoint.path)
+    third.load()
+    assert third.seconds == 42

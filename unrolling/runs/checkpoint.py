@@ -31,6 +31,12 @@ class Checkpoint:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._before, self._since = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has been worked on, before it was saved and since this object was made."""
+        return self._before + time.monotonic() - self._since
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the stored state. A kill at any moment leaves the old or the new one, never a mixture."""
@@ -38,7 +44,7 @@ class Checkpoint:
         with replacing(self.path) as file:
             file.write(bytes(_HEADER))
             content = _Digested(file)
-            torch.save({"run": self.path.stem, "state": state}, content)
+            torch.save({"run": self.path.stem, "state": state, "seconds": self.seconds}, content)
             file.seek(0)
             file.write(_FORMAT + content.digest() + b"\n")
 
@@ -63,13 +69,14 @@ class Checkpoint:
             return self.set_aside("is damaged (its checksum is another)")
         try:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            run, state = found["run"], found["state"]
+            run, state, seconds = found["run"], found["state"], float(found.get("seconds", 0.0))
         except Exception:  # on what is no checkpoint the reader raises nearly every type there is
             return self.set_aside("is not of this version's form")
         if not isinstance(state, dict):
             return self.set_aside("is not of this version's form")
         if run != self.path.stem:  # its state would be taken for this one's
             return self.set_aside("is that of another run")
+        self._before = seconds
         return state
 
     def set_aside(self, reason: str) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -107,7 +106,7 @@ def compute(
     encoder = obtain_encoder(encoder_of(config), store, stop) if starts_from_encoder(config) else None
     address = make_address(config.to_dict(), dataset.fingerprint)
     checkpoint = _checkpoint(store, address)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     with _named(config, address):
         result = execute(
             config,
@@ -125,7 +124,7 @@ def compute(
         config=config.to_dict(),
         data={"name": dataset.name, "description": dataset.description, "fingerprint": dataset.fingerprint},
         result=result,
-        provenance=provenance(chosen, started, time.perf_counter() - clock, graphs),
+        provenance=provenance(chosen, started, checkpoint.seconds, graphs),
     )
     store.put(record)
     checkpoint.remove()

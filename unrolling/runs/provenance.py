@@ -54,7 +54,7 @@ def provenance(device: torch.device, started: str, seconds: float, graphs: bool 
     Args:
         device: Where it ran.
         started: When, in ISO 8601.
-        seconds: How long it took.
+        seconds: How long it took, the time before it was last resumed with it.
         graphs: Whether its steps were replayed from CUDA graphs.
     """
     return {
