@@ -88,7 +88,8 @@ def error_text(error: float) -> str:
 @cache
 def _import_checks() -> None:
     for module in walk_packages(studies.__path__, f"{studies.__name__}."):
-        import_module(module.name)
+        if not module.name.endswith(".figures"):  # the ledger works without matplotlib
+            import_module(module.name)
 
 
 def all_checks() -> dict[str, Check]:
