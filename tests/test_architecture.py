@@ -53,13 +53,24 @@ ALLOWED = {
     "metrics": CORE,
     "store": {"_checks", "_folders", "_sizes", "_files"},
     "paper": {"_checks"},
+    "number_text": set(),
     "plotting": {"_checks", "metrics"},
 }
 ALLOWED["runs"] = set(ALLOWED) - {"plotting", "paper"}
 ALLOWED["studies"] = set(ALLOWED) - {"plotting"}
 #: What a study shows on its pages, in figures.py and tables.py: nothing but notebooks imports it.
 ALLOWED["shown"] = ALLOWED["studies"] | {"studies", "plotting"}
-ALLOWED["page"] = {"_checks", "data", "models", "store", "paper", "plotting", "runs", "studies"}
+ALLOWED["page"] = {
+    "_checks",
+    "number_text",
+    "data",
+    "models",
+    "store",
+    "paper",
+    "plotting",
+    "runs",
+    "studies",
+}
 ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
 HEAVY = {
     "torchvision",

@@ -198,7 +198,7 @@ def test_claims_are_checked_and_shown(empty, capsys):
     assert "criterion:" in capsys.readouterr().out
 
 
-PAGES_OF_SMALL = ("01_taxonomy", "14_text")
+PAGES_OF_SMALL = ("01_taxonomy", "13_fine_tuning_text", "14_text")
 
 
 @pytest.mark.parametrize("page", PAGES_OF_SMALL)

@@ -41,7 +41,7 @@ CONFIGS = [RunConfig(**TINY, gamma=gamma) for gamma in (0, 0.5)]
 
 
 def test_every_page_that_obtains_runs_can_be_told_where_and_how():
-    assert len(OBTAINING) == 10
+    assert len(OBTAINING) == 11
     assert not [page for page, code in CODE.items() if re.search(r"\bobtain\(|\bjobs=", code)]
     for profile in PROFILES:
         asked = notebook_parameters(profile)

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from made_up_runs import records
 
@@ -12,9 +14,13 @@ from unrolling.studies.text.frames import (
     by_scale,
     cheapest,
     figure_10,
+    judge,
+    masks_apart,
     over_epochs,
     prices,
     printed_rows,
+    ranks_by_seed,
+    relative,
 )
 
 TEXT = {"dataset": ["imdb"], "model": ["distilbert-small"]}
@@ -56,6 +62,62 @@ def test_scales_are_told_apart_by_the_loss():
     own, released = by_scale(runs)
     assert own["e"].tolist() == [1.0] * 6
     assert released["e"].tolist() == [2.0] * 6
+
+
+def test_runs_are_compared_with_those_of_their_seed_without_a_penalty():
+    values = {
+        "e": lambda c: 2.0 * (1 + c.seed) / (1 + c.gamma),
+        "v": lambda c: 3.0**c.seed * (1 + c.gamma),
+        "accuracy": lambda c: 0.8 - 0.4 * c.gamma,
+    }
+    runs = [run for loss in ("sd", "sd_released") for run in records(**values, loss=[loss], **TEXT)]
+    for frame, weaker in zip(by_scale(runs), (1, math.sqrt(2)), strict=True):
+        rows = relative(frame.assign(v_nothing=2.0))
+        with_penalty = rows["gamma"] == 1
+        assert rows["strength"].tolist() == pytest.approx((rows["gamma"] / weaker).tolist())
+        for column, value in (("e_ratio", 0.5), ("v_ratio", 2), ("kept", 0.5), ("percent", 40)):
+            assert rows.loc[with_penalty, column].tolist() == pytest.approx([value] * 3)
+        assert rows["against_nothing"].tolist() == pytest.approx((frame["v"] / 2).tolist())
+
+
+def test_printed_rows_are_compared_in_the_units_of_eq_10_and_with_no_v_of_doing_nothing():
+    rows = relative(printed_rows())
+    assert rows["strength"].tolist() == rows["gamma"].tolist()
+    assert rows["against_nothing"].isna().all()
+    assert rows["e_ratio"].tolist() == pytest.approx((printed_rows()["e"] / 85.10).tolist())
+
+
+def test_masks_of_their_own_are_compared_with_shared_ones_seed_by_seed():
+    cases = pd.DataFrame(
+        {
+            "seed": [0, 1, 0, 1, 0],
+            "dropout": ["independent", "shared", "shared", "independent", "off"],
+            "v_nothing": [6.0, 2.0, 3.0, 8.0, 99.0],
+        }
+    )
+    assert masks_apart(cases).to_dict() == {0: 2, 1: 4}
+
+
+def test_ranks_have_a_row_per_frame_and_a_column_per_seed():
+    runs = records(
+        lambda c: math.exp(-c.gamma * (1 - 2 * c.seed)), gamma=[0.0, 0.5, 1.0], seed=[0, 1], **TEXT
+    )
+    rows, _ = by_scale(runs)
+    np.testing.assert_allclose(ranks_by_seed([rows, rows.assign(e=rows["gamma"])], "e"), [[-1, 1], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ([[True, True], [True, True]], "holds"),
+        ([[True, True], [False, False]], "does not hold"),
+        ([[True, False], [False, True]], "not decided"),
+        ([[True, False]], "not decided"),
+        ([[False, False]], "does not hold"),
+    ],
+)
+def test_a_statement_fails_where_one_part_of_it_fails_in_every_run(parts, verdict):
+    assert judge(parts) == verdict
 
 
 def test_cells_have_their_mean_and_interval_over_seeds_beside_the_printed_ones():
@@ -124,5 +186,15 @@ def test_images_are_runs_of_the_page_on_the_sd_loss(profile):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_six_epochs_are_recorded_from_the_first_on(profile):
-    configs = load_profile(profile).experiment("text").configs("epochs")
+    configs = load_profile(profile).experiment("fine_tuning").configs("epochs")
     assert {(c.pretrain_epochs, c.epochs, c.record_every, c.gamma) for c in configs} == {(0, 6, 0, 0.0)}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_fine_tuning_starts_from_the_runs_without_a_penalty_of_the_page_on_text(profile):
+    loaded = load_profile(profile)
+    for own, other in (("plain", "whole"), ("head", "head")):
+        configs = loaded.experiment("fine_tuning").configs(own)
+        assert configs == [c for c in loaded.experiment("text").configs(other) if c.gamma == 0]
+    cases = loaded.experiment("fine_tuning").configs("dropout")
+    assert {(c.gamma, c.dropout) for c in cases} == {(0, "shared"), (0, "independent")}

@@ -108,7 +108,7 @@ def lower_error_at_no_cost(records: list[Record]) -> Finding:
     )
 
 
-@check("E14", page=PAGE, experiment="text", part="epochs")
+@check("E14", page="13_fine_tuning_text", experiment="fine_tuning", part="epochs")
 def accuracy_peaks_after_three_epochs(records: list[Record]) -> Finding:
     """Look for the epoch with the highest accuracy, without a penalty."""
     table = over_epochs(records)

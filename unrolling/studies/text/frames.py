@@ -3,10 +3,13 @@ r"""Table 2 and Figure 10: what the SD loss does to e, v and the accuracy of a t
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
+from unrolling.losses import gamma_from_released
 from unrolling.metrics.association import Correlation, correlate
-from unrolling.metrics.intervals import t_interval
+from unrolling.metrics.intervals import rank_correlation, t_interval
 from unrolling.paper import reported_table
 from unrolling.runs import after_epochs
 from unrolling.runs.frames import trace_frame
@@ -48,6 +51,30 @@ def by_scale(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = after_epochs(records)
     own, released = (rows[rows["loss"] == loss].reset_index(drop=True) for loss in ("sd", "sd_released"))
     return own, released
+
+
+def relative(rows: pd.DataFrame) -> pd.DataFrame:
+    r"""Return runs beside what they are compared with.
+
+    Args:
+        rows: A row per run of one setting; without ``loss`` and ``v_nothing`` where they are
+            :func:`printed_rows`, whose strengths are then taken for those of Eq. 10.
+
+    Returns:
+        The same rows with ``strength``, gamma in the units of Eq. 10; ``e_ratio``, ``v_ratio`` and ``kept``,
+        e, v and the accuracy over those of the same seed without a penalty; ``against_nothing``, v over that
+        of doing nothing, NaN where that is not known; and ``percent``, the accuracy.
+    """
+    released = rows.get("loss", pd.Series("sd", rows.index)) == "sd_released"
+    weaker = rows["gamma"].map(lambda gamma: gamma_from_released(gamma, 2))
+    return rows.assign(
+        strength=rows["gamma"].mask(released, weaker),
+        e_ratio=relative_to_plain(rows, "e"),
+        v_ratio=relative_to_plain(rows, "v"),
+        kept=relative_to_plain(rows, "accuracy"),
+        against_nothing=rows["v"] / rows.get("v_nothing", math.nan),
+        percent=100 * rows["accuracy"],
+    )
 
 
 def beside_table_2(rows: pd.DataFrame) -> pd.DataFrame:
@@ -128,3 +155,38 @@ def over_epochs(records: Sequence[Record]) -> pd.DataFrame:
     return 100 * ends.assign(epoch=ends["step"] // per_epoch).pivot(
         index="seed", columns="epoch", values="accuracy"
     )
+
+
+def masks_apart(cases: pd.DataFrame) -> pd.Series:
+    """Return how many times as far apart M and M' end with masks of their own as with shared ones, by seed.
+
+    Args:
+        cases: A row per run of one setting, with dropout of both kinds.
+    """
+    apart = cases.pivot(index="seed", columns="dropout", values="v_nothing")
+    return apart["independent"] / apart["shared"]
+
+
+def ranks_by_seed(frames: Sequence[pd.DataFrame], column: str) -> NDArray[np.float64]:
+    """Return the rank correlation of the strength and a column: a row per frame, a column per seed."""
+    return np.array(
+        [[rank_correlation(own["gamma"], own[column]) for _, own in rows.groupby("seed")] for rows in frames]
+    )
+
+
+def judge(parts: ArrayLike) -> str:
+    """Return what runs say of a statement: "holds", "does not hold" or "not decided".
+
+    It holds if it does in every run, and it does not hold if one part of it fails in every run.
+
+    Args:
+        parts: Whether each part holds in each run: a row per part, a column per run.
+
+    Example:
+        >>> judge([[True, True], [True, False]])  # the second part fails in one run only
+        'not decided'
+    """
+    held = np.asarray(parts, dtype=bool)
+    if held.all():
+        return "holds"
+    return "does not hold" if (~held).all(axis=1).any() else "not decided"
