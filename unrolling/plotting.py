@@ -6,7 +6,7 @@ A frame is in long form: columns ``gamma`` (in the units of Eq. 10), ``seed``, a
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from scipy import stats
 
 from unrolling._checks import InputError, check_integer, check_real
+from unrolling.intervals import interval, ratio_interval
 
 # Every colour between these anchors keeps a contrast of 3:1 with a white and with a near-black page, and
 # goes from blue to yellow, the one direction that every kind of red-green blindness leaves in order.
@@ -112,30 +112,6 @@ def gamma_styles(gammas: Iterable[float], num_classes: int) -> dict[float, dict]
             "marker": _MARKERS[i % len(_MARKERS)],
         }
     return styles
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    r"""Return ``(mean, low, high)``: the t-interval of the mean over seeds.
-
-    .. math:: \bar x \pm t_{n-1,\,(1 + level)/2} \; s / \sqrt n
-
-    with s the unbiased standard deviation. It supposes independent and roughly normal values. One value has
-    no interval: low and high are then NaN.
-
-    Example:
-        >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
-        [2.0, -0.484, 4.484]
-    """
-    sample = np.asarray(values, dtype=float)
-    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
-        raise InputError(f"`values` must be finite numbers, at least one, got {values!r}.")
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level}.")
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return mean, math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size)
-    return mean, mean - float(half), mean + float(half)
 
 
 def _check_columns(frame: pd.DataFrame, *columns: str) -> None:
@@ -269,7 +245,7 @@ def forest(frame: pd.DataFrame, ax: Axes, *, none: float, log: bool = False) -> 
         values = frame.loc[frame["label"] == label, "value"].dropna().to_numpy(dtype=float)
         if not len(values):
             continue
-        mean, low, high = np.exp(interval(np.log(values))) if log else interval(values)
+        mean, low, high = ratio_interval(values) if log else interval(values)
         ax.plot(values, np.full(values.size, row), marker="o", ms=3.5, ls="none", alpha=0.5, color=_EFFECT)
         ax.hlines(row, low, high, color=_EFFECT, lw=2)
         ax.plot([mean], [row], color=_EFFECT, marker="|", ms=10, mew=2)

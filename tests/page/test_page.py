@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from matplotlib.image import imread
 
 from unrolling._checks import InputError
-from unrolling.page import Missing, figure, interactive, interval_text, ledger, reported, run_card
+from unrolling.page import Missing, figure, glue_all, interactive, interval_text, ledger, reported, run_card
 from unrolling.page.claims import _typeset
 from unrolling.paper import KINDS, VERDICTS, Entry, Finding, find_claim
 from unrolling.plotting import interval
@@ -293,3 +296,15 @@ def test_ledger_gives_back_its_rows_as_json_and_csv():
 )  # fmt: skip
 def test_formulas_of_the_ledger_are_typeset(plain, shown):
     assert _typeset(plain) == shown
+
+
+def test_numbers_are_glued_by_name_and_not_shown():
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        glue_all("text", {"share": np.float64(0.25), "count": np.int64(3), "said": "0.2 [0.1, 0.3]"})
+    found = {}
+    for output in captured.outputs:
+        (kind,) = output.data  # none that a page shows
+        assert kind == "application/papermill.record/text/plain"
+        found[output.metadata["scrapbook"]["name"]] = output.data[kind]
+    assert found == {"text-share": "0.25", "text-count": "3", "text-said": "'0.2 [0.1, 0.3]'"}

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pandas as pd
 from IPython.display import HTML
 
-from unrolling.page.tables import number_text
+from unrolling.intervals import number_text
 from unrolling.paper import KINDS, VERDICTS, Entry, count_verdicts
 from unrolling.studies.ledger import claims_of_page, error_text, evaluate
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from unrolling.plotting import interval
+from unrolling.intervals import Missing, interval, ratio_interval
 from unrolling.studies.unlearning_error.frames import FORMS, break_even, doublings, halving, linearity
 
 Rows = list[dict[str, object]]
@@ -91,12 +90,11 @@ def rank_correlations(points: pd.DataFrame) -> pd.DataFrame:
     ).T
 
 
-def reach_rows(points: pd.DataFrame, *, never: object) -> Rows:
+def reach_rows(points: pd.DataFrame) -> Rows:
     """Return from which size on the update does harm, for each network, and what orders the points.
 
     Args:
         points: What :func:`~unrolling.studies.unlearning_error.frames.reach` returns.
-        never: What stands in the place of that size where no seed has a harmful point.
     """
     limits, ranks, rows = break_even(points), rank_correlations(points), []
     for network, own in points.groupby("model", sort=False):
@@ -106,7 +104,9 @@ def reach_rows(points: pd.DataFrame, *, never: object) -> Rows:
             {
                 "network": network,
                 "seeds with harm": f"{len(harmful)} of {len(sizes)}",
-                "smallest harmful ηtσ": geometric_interval(harmful) if len(harmful) else never,
+                "smallest harmful ηtσ": ratio_interval(harmful)
+                if len(harmful)
+                else Missing("no ratio reaches 1"),
                 "median ratio, ηtσ < 1": float(own.loc[own["size"] < 1, "ratio"].median()),
                 "rank corr. by ηtσ": float(ranks.loc[network, "size"]),
                 "rank corr. by η": float(ranks.loc[network, "learning_rate"]),
@@ -114,12 +114,6 @@ def reach_rows(points: pd.DataFrame, *, never: object) -> Rows:
             }
         )
     return rows
-
-
-def geometric_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the geometric mean and its 95 % t-interval on the logarithmic scale."""
-    mean, low, high = np.exp(interval(np.log(np.asarray(values))))
-    return float(mean), float(low), float(high)
 
 
 def reading_rows(relative: Mapping[str, pd.DataFrame], order: Sequence[str]) -> Rows:
