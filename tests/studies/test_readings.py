@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import unrolling
+from unrolling._checks import InputError
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance
 from unrolling.studies.unlearning_error.one_epoch import one_epoch
@@ -96,3 +97,8 @@ def test_an_epoch_has_the_same_images_for_every_seed_and_other_batches(epoch):
     first, again, fresh = (e.network("mlp", width=4) for e in (epoch, epoch, other))
     assert torch.equal(first[1].weight, again[1].weight)
     assert not torch.equal(first[1].weight, fresh[1].weight)
+
+
+def test_an_epoch_of_one_step_is_refused():
+    with pytest.raises(InputError, match=r"2 steps at least, .* take a batch_size below 32, got 32"):
+        one_epoch("digits", train_size=32, batch_size=32)

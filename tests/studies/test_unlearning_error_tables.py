@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from unrolling.number_text import Missing
 from unrolling.store import Record
 from unrolling.studies.unlearning_error.numbers import (
     bound_numbers,
@@ -56,7 +57,7 @@ POINTS = pd.DataFrame(
     {
         "model": ["a"] * 4 + ["b"] * 2,
         "seed": [0, 0, 1, 1, 0, 0],
-        "step": [1, 2, 1, 2, 3, 3],
+        "step": [1, 2, 1, 2, 3, 4],
         "learning_rate": [0.1, 0.2, 0.3, 0.4, 0.1, 0.2],
         "size": [0.5, 4.0, 0.8, 16.0, 0.1, 20.0],
         "ratio": [0.1, 1.0, 0.3, 2.0, 0.2, 0.9],
@@ -100,14 +101,18 @@ def test_a_bound_is_counted_where_it_is_none():
 
 
 def test_the_reach_is_the_geometric_mean_over_seeds_or_a_reason():
-    first, second = reach_rows(POINTS, never="not once")
+    first, second = reach_rows(POINTS)
     assert first["seeds with harm"] == "2 of 2"
-    assert first["smallest harmful ηtσ"][0] == pytest.approx(8)  # of 4 and 16
+    low, high = stats.ttest_1samp(np.log([4, 16]), 0).confidence_interval()
+    assert first["smallest harmful ηtσ"] == pytest.approx((8, np.exp(low), np.exp(high)))
     assert first["median ratio, ηtσ < 1"] == pytest.approx(0.2)
     assert first["rank corr. by ηtσ"] == pytest.approx(1)
     assert first["rank corr. by η"] == pytest.approx(0.8)
     assert first["rank corr. by t"] == pytest.approx(stats.spearmanr([1, 2, 1, 2], [1, 3, 2, 4]).statistic)
-    assert (second["seeds with harm"], second["smallest harmful ηtσ"]) == ("0 of 1", "not once")
+    assert (second["seeds with harm"], second["smallest harmful ηtσ"]) == (
+        "0 of 1",
+        Missing("no ratio reaches 1"),
+    )
 
 
 def test_costs_and_spreads_are_named_as_on_the_page():

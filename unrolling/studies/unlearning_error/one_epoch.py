@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from unrolling._checks import InputError
 from unrolling.batches import BatchOrder, make_batch_order
 from unrolling.losses import Objective
 from unrolling.models import build_model
@@ -54,9 +55,17 @@ def one_epoch(dataset: str, *, train_size: int = 960, batch_size: int = 32, seed
         train_size: How many images, the same for every seed.
         batch_size: b.
         seed: See :class:`OneEpoch`.
+
+    Raises:
+        InputError: If there are so few images that the epoch is a single step, after which e is 0.
     """
     data = load_images(dataset).subset(train_size, 100, make_generator(0, "subset"))
     order = make_batch_order(train_size, batch_size, 1, make_generator(seed, "batch order"))
+    if len(order) < 2:
+        raise InputError(
+            "an epoch must have 2 steps at least, since e is 0 after one: take a batch_size below "
+            f"{train_size}, got {batch_size}."
+        )
     return OneEpoch(
         inputs=data.train_inputs.double(),
         labels=data.train_labels,

@@ -6,6 +6,7 @@ import pandas as pd
 from scipy import stats
 
 from unrolling.metrics.intervals import t_interval
+from unrolling.number_text import Missing
 from unrolling.studies.unlearning_error.frames import FORMS, break_even, doublings, halving, linearity
 
 Rows = list[dict[str, object]]
@@ -90,12 +91,11 @@ def rank_correlations(points: pd.DataFrame) -> pd.DataFrame:
     ).T
 
 
-def reach_rows(points: pd.DataFrame, *, never: object) -> Rows:
+def reach_rows(points: pd.DataFrame) -> Rows:
     """Return from which size on the update does harm, for each network, and what orders the points.
 
     Args:
         points: What :func:`~unrolling.studies.unlearning_error.frames.reach` returns.
-        never: What stands in the place of that size where no seed has a harmful point.
     """
     limits, ranks, rows = break_even(points), rank_correlations(points), []
     for network, own in points.groupby("model", sort=False):
@@ -105,7 +105,9 @@ def reach_rows(points: pd.DataFrame, *, never: object) -> Rows:
             {
                 "network": network,
                 "seeds with harm": f"{len(harmful)} of {len(sizes)}",
-                "smallest harmful ηtσ": t_interval(harmful, log=True) if len(harmful) else never,
+                "smallest harmful ηtσ": t_interval(harmful, log=True)
+                if len(harmful)
+                else Missing("no ratio reaches 1"),
                 "median ratio, ηtσ < 1": float(own.loc[own["size"] < 1, "ratio"].median()),
                 "rank corr. by ηtσ": float(ranks.loc[network, "size"]),
                 "rank corr. by η": float(ranks.loc[network, "learning_rate"]),
