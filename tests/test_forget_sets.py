@@ -8,7 +8,7 @@ from torch import nn
 
 from unrolling import (
     BatchOrder,
-    certified_removal,
+    certified_removal_unlearn,
     linear_propagation_unlearn,
     make_generator,
     second_order_unlearn,
@@ -18,12 +18,12 @@ from unrolling import (
 )
 from unrolling._checks import InputError, check_examples
 from unrolling.losses import cross_entropy
-from unrolling.methods.amnesiac import AmnesiacLog, ReleasedAmnesiacLog
-from unrolling.methods.certified_removal import RemovalSettings, train_certified
-from unrolling.methods.deltagrad import deltagrad_unlearn
-from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.others.amnesiac import AmnesiacLog, ReleasedAmnesiacLog
+from unrolling.methods.others.certified_removal import RemovalSettings, train_certified
+from unrolling.methods.others.deltagrad import deltagrad_unlearn
+from unrolling.methods.others.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.others.sisa import SisaRecipe, assign_shards, sisa_train, sisa_unlearn
 from unrolling.methods.problem import Problem, as_model
-from unrolling.methods.sisa import SisaRecipe, assign_shards, sisa_train, sisa_unlearn
 from unrolling.metrics.case import Case, Run
 from unrolling.training import copy_for_retraining
 
@@ -76,7 +76,7 @@ def by_certified_removal(forget):
     settings = RemovalSettings(l2=0.1, noise_scale=1.0, epsilon=1.0, delta=1e-4)
     targets = 2 * LABELS.double() - 1
     model = train_certified(INPUTS, targets, settings, generator=make_generator(0))
-    return certified_removal(model, INPUTS, targets, forget, generator=make_generator(1)).params
+    return certified_removal_unlearn(model, INPUTS, targets, forget, generator=make_generator(1)).params
 
 
 def by_deltagrad(forget):

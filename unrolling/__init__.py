@@ -56,42 +56,42 @@ from unrolling.metrics.weights import (
 from unrolling.forgetting import forget_loss
 from unrolling.loading import load
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.linear_propagation import linear_propagation_unlearn
+from unrolling.methods.others.linear_propagation import linear_propagation_unlearn
 from unrolling.methods.second_order import second_order_unlearn
 from unrolling.methods.single_gradient import final_gradient_unlearn, single_gradient_unlearn
 
 # Methods of others (section 3.3)
-from unrolling.methods.amnesiac import (
+from unrolling.methods.others.amnesiac import (
     AmnesiacLog,
     ReleasedAmnesiacLog,
     amnesiac_unlearn,
     released_amnesiac_unlearn,
 )
-from unrolling.methods.certified_removal import (
+from unrolling.methods.others.certified_removal import (
     CertifiedModel,
     CertifiedRemoval,
     RemovalSettings,
-    certified_removal,
+    certified_removal_unlearn,
     train_certified,
 )
-from unrolling.methods.deltagrad import DeltaGradReplay, deltagrad_unlearn
-from unrolling.methods.dp_sgd import (
+from unrolling.methods.others.deltagrad import DeltaGradReplay, deltagrad_unlearn
+from unrolling.methods.others.dp_sgd import (
     Private,
     PrivatelyUnlearned,
     dp_sgd_train,
     dp_sgd_unlearn,
     group_privacy,
 )
-from unrolling.methods.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
-from unrolling.methods.linear_filtration import Filtered, linear_filtration_unlearn
-from unrolling.methods.newton_removal import (
+from unrolling.methods.others.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
+from unrolling.methods.others.linear_filtration import Filtered, linear_filtration_unlearn
+from unrolling.methods.others.newton_removal import (
     full_hessian,
     gaussian_noise_scale,
     newton_removal_bound,
     newton_unlearn,
 )
-from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
-from unrolling.methods.sisa import (
+from unrolling.methods.others.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.others.sisa import (
     Sisa,
     SisaRecipe,
     assign_shards,
@@ -174,7 +174,7 @@ __all__ = [
     "assign_shards",
     "batch_loss",
     "build_model",
-    "certified_removal",
+    "certified_removal_unlearn",
     "check_deterministic",
     "check_symmetric",
     "collapse_gamma",

@@ -14,8 +14,12 @@ import unrolling
 from unrolling import BatchOrder, Objective, make_batch_order, make_generator, seeded, verification_error
 from unrolling._checks import InputError
 from unrolling.methods import METHODS, Method, assumptions, register_method
-from unrolling.methods.certified_removal import run_certified_removal
-from unrolling.methods.newton_removal import full_hessian, run_newton_removal, softmax_regression_constants
+from unrolling.methods.others.certified_removal import run_certified_removal
+from unrolling.methods.others.newton_removal import (
+    full_hessian,
+    run_newton_removal,
+    softmax_regression_constants,
+)
 from unrolling.methods.problem import NotApplicable, Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import norm

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolling.curvature import Loss
-from unrolling.methods.amnesiac import (
+from unrolling.methods.others.amnesiac import (
     AmnesiacLog,
     ReleasedAmnesiacLog,
     amnesiac_unlearn,

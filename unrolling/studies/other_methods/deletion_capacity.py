@@ -16,8 +16,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from unrolling.methods.linear_model import LINEAR_LOSSES, linear_hessian, minimise_linear
-from unrolling.methods.newton_removal import gaussian_noise_scale, newton_removal_bound, newton_unlearn
+from unrolling.methods.others.linear_model import LINEAR_LOSSES, linear_hessian, minimise_linear
+from unrolling.methods.others.newton_removal import gaussian_noise_scale, newton_removal_bound, newton_unlearn
 from unrolling.paper import Finding
 from unrolling.parameters import Params
 from unrolling.seeding import make_generator

@@ -6,7 +6,7 @@ from torch import nn
 
 from unrolling import batch_loss, cross_entropy, make_generator, seeded, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
+from unrolling.methods.others.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
 from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance, load_parameters, to_vector

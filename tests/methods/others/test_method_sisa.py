@@ -12,7 +12,7 @@ from torch import nn
 
 from unrolling import Objective, make_generator, seeded
 from unrolling._checks import InputError
-from unrolling.methods.sisa import (
+from unrolling.methods.others.sisa import (
     SisaRecipe,
     assign_shards,
     sisa_probabilities,

@@ -14,7 +14,7 @@ from torch import nn
 
 from unrolling import cross_entropy, make_generator, seeded, snapshot
 from unrolling._checks import InputError, UnrollingError
-from unrolling.methods.dp_sgd import dp_sgd_train, dp_sgd_unlearn, group_privacy
+from unrolling.methods.others.dp_sgd import dp_sgd_train, dp_sgd_unlearn, group_privacy
 from unrolling.parameters import distance, to_vector
 
 OPTIONS = {

@@ -14,8 +14,8 @@ from torch import nn
 
 from unrolling import batch_loss, cross_entropy, make_generator, seeded, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.linear_model import LINEAR_LOSSES, minimise_linear
-from unrolling.methods.newton_removal import (
+from unrolling.methods.others.linear_model import LINEAR_LOSSES, minimise_linear
+from unrolling.methods.others.newton_removal import (
     full_hessian,
     gaussian_noise_scale,
     newton_removal_bound,

@@ -6,7 +6,7 @@ from torch import nn
 
 from unrolling import make_generator, seeded, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.others.ntk_scrubbing import ntk_scrub_unlearn
 from unrolling.model_loss import batch_loss, gradient
 from unrolling.parameters import distance, from_vector, norm, to_vector
 

@@ -8,7 +8,11 @@ from torch import nn
 
 from unrolling import Objective, make_batch_order, make_generator, seeded, train
 from unrolling._checks import InputError
-from unrolling.methods.linear_filtration import FILTRATIONS, filtration_matrix, linear_filtration_unlearn
+from unrolling.methods.others.linear_filtration import (
+    FILTRATIONS,
+    filtration_matrix,
+    linear_filtration_unlearn,
+)
 from unrolling.models.resnet import ResNet
 
 C, FORGET = 4, 2

@@ -11,7 +11,7 @@ from torch import nn
 from unrolling import Objective, make_batch_order, make_generator, seeded, snapshot, train
 from unrolling._checks import InputError
 from unrolling.batches import BatchOrder
-from unrolling.methods.amnesiac import (
+from unrolling.methods.others.amnesiac import (
     AmnesiacLog,
     ReleasedAmnesiacLog,
     amnesiac_unlearn,

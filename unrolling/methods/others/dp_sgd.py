@@ -18,7 +18,7 @@ from unrolling._checks import InputError, UnrollingError, check_integer, check_r
 from unrolling.losses import cross_entropy
 from unrolling.methods.assumptions import loss_is
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, snapshot, trainable
 from unrolling.seeding import make_generator, seeded

@@ -14,7 +14,7 @@ from unrolling._checks import InputError, check_choice, check_examples, check_in
 from unrolling.batches import Examples
 from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.linear_model import (
+from unrolling.methods.others.linear_model import (
     LINEAR_LOSSES,
     LinearMinimum,
     check_linear_data,
@@ -137,7 +137,7 @@ def train_certified(
 
 
 @full_precision()
-def certified_removal(
+def certified_removal_unlearn(
     model: CertifiedModel,
     inputs: Tensor,
     targets: Tensor,
@@ -308,7 +308,7 @@ def run_certified_removal(
     generator = make_generator(problem.seed, "certified removal")
     model = train_certified(x, y, settings, generator=generator)
     gone = [place for place, example in enumerate(examples) if example in set(problem.forget)]
-    found = certified_removal(model, x, y, gone, generator=generator, batch_size=problem.batch_size)
+    found = certified_removal_unlearn(model, x, y, gone, generator=generator, batch_size=problem.batch_size)
     kept = found.model.kept
     reference = minimise_linear(
         x[kept],

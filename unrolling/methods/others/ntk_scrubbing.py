@@ -12,7 +12,7 @@ from unrolling._checks import InputError, check_examples, check_integer, check_r
 from unrolling.batches import Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import (
     Params,

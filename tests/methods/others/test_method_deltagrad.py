@@ -20,7 +20,7 @@ from unrolling import (
     train,
 )
 from unrolling._checks import InputError
-from unrolling.methods.deltagrad import bfgs_product, deltagrad_unlearn
+from unrolling.methods.others.deltagrad import bfgs_product, deltagrad_unlearn
 from unrolling.model_loss import gradient
 from unrolling.parameters import distance
 
