@@ -6,18 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import (
-    BatchOrder,
-    certified_removal_unlearn,
-    linear_propagation_unlearn,
-    make_generator,
-    second_order_unlearn,
-    seeded,
-    snapshot,
-    train,
-)
+from unrolling import BatchOrder, make_generator, seeded, snapshot, train
 from unrolling._checks import InputError, check_examples
 from unrolling.losses import cross_entropy
+from unrolling.methods import second_order_unlearn
+from unrolling.methods.others import certified_removal_unlearn, linear_propagation_unlearn
 from unrolling.methods.others.amnesiac import AmnesiacLog, ReleasedAmnesiacLog
 from unrolling.methods.others.certified_removal import RemovalSettings, train_certified
 from unrolling.methods.others.deltagrad import deltagrad_unlearn

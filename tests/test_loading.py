@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from toy_transformers import toy_network
 
-from unrolling import Cost, Unlearned, load, snapshot
+from unrolling import Unlearned, load, snapshot
 from unrolling._checks import InputError
+from unrolling.methods import Cost
 
 
 class Net(nn.Module):

@@ -13,12 +13,12 @@ from unrolling import (
     cross_entropy,
     expand_sgd,
     make_generator,
-    second_order_unlearn,
     seeded,
     single_gradient_unlearn,
     snapshot,
 )
 from unrolling._checks import InputError
+from unrolling.methods import second_order_unlearn
 from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance, norm, to_vector

@@ -10,8 +10,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from unrolling import stopping
-from unrolling.runs import RunConfig, load_profile, obtain
+from unrolling.runs import RunConfig, load_profile, obtain, stopping
 from unrolling.runs.checkpoint import Checkpoint
 from unrolling.runs.encoder import EncoderConfig, obtain_encoder
 from unrolling.runs.execute import STATE_PARTS, execute

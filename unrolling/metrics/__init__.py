@@ -24,9 +24,10 @@ from unrolling.metrics.outputs import (
     output_distance,
     relearn_time,
 )
-from unrolling.metrics.likelihood_ratio import klom, likelihood_ratio_scores, logit_margin
+from unrolling.metrics.likelihood_ratio import klom, logit_margin
 
 # Membership
+from unrolling.metrics.likelihood_ratio import likelihood_ratio_scores
 from unrolling.metrics.membership import ThresholdAttack, loss_threshold_attack, shadow_model_attack
 from unrolling.metrics.privacy_risk import modified_entropy, privacy_risk_score, privacy_risk_score_released
 from unrolling.metrics.roc import RocCurve, roc_curve, tpr_at_fpr

@@ -7,22 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from unrolling import (
-    WeightLog,
-    batch_loss,
-    copy_for_retraining,
-    cross_entropy,
-    linear_propagation_unlearn,
-    make_batch_order,
-    make_generator,
-    seeded,
-    snapshot,
-    train,
-)
+from unrolling import batch_loss, cross_entropy, make_batch_order, make_generator, seeded, snapshot, train
 from unrolling._checks import InputError
+from unrolling.methods import WeightLog
+from unrolling.methods.others import linear_propagation_unlearn
 from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance, norm, to_vector
+from unrolling.training import copy_for_retraining
 
 
 def loss_fn(model, batch):

@@ -9,9 +9,7 @@ from torch import nn
 
 from unrolling import (
     BatchOrder,
-    WeightLog,
     batch_loss,
-    copy_for_retraining,
     cross_entropy,
     make_batch_order,
     make_generator,
@@ -20,9 +18,11 @@ from unrolling import (
     train,
 )
 from unrolling._checks import InputError
+from unrolling.methods import WeightLog
 from unrolling.methods.others.deltagrad import bfgs_product, deltagrad_unlearn
 from unrolling.model_loss import gradient
 from unrolling.parameters import distance
+from unrolling.training import copy_for_retraining
 
 
 def without(order, forget):

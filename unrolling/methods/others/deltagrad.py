@@ -123,8 +123,8 @@ def deltagrad_unlearn(
 
     Args:
         final_params: Weights w_t after training.
-        trajectory: For each step of ``order`` the weights before it, see :class:`~unrolling.WeightLog`; read
-            once.
+        trajectory: For each step of ``order`` the weights before it, see
+            :class:`~unrolling.methods.WeightLog`; read once.
         loss_on: From example numbers to their *mean* loss ``loss(params) -> scalar``, as trained on.
         order: The batch of every step.
         forget: F, numbers of the forgotten examples, in any form.

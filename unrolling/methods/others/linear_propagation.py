@@ -48,7 +48,7 @@ def linear_propagation_unlearn(
     Args:
         final_params: Weights w_t after training.
         trajectory: For each step in turn the weights *before* it (see
-            :class:`~unrolling.WeightLog`) and its mean loss ``loss(params) -> scalar`` as it was
+            :class:`~unrolling.methods.WeightLog`) and its mean loss ``loss(params) -> scalar`` as it was
             trained on. It is read once; a generator may load the weights one by one.
         forget_steps: The steps to forget, see :meth:`~unrolling.BatchOrder.steps_of_batch`.
         learning_rate: :math:`\eta`, constant over the steps.

@@ -51,7 +51,7 @@ def ntk_scrub_unlearn(
     with the gradients of all outputs on S as the columns of :math:`G_S`. So it is exact where the network is
     linear in w, the loss squared, the weight decay *towards* :math:`w_0`, and training has converged. For
     networks trained otherwise it is a heuristic. The authors then add noise, see
-    :func:`~unrolling.fisher_scrub_unlearn`.
+    :func:`~unrolling.methods.others.fisher_scrub_unlearn`.
 
     Args:
         final_params: Weights w_t after training.
