@@ -55,7 +55,7 @@ def by_training(forget):
 def by_sisa(forget):
     recipe = SisaRecipe(loss_fn, learning_rate=ETA, batch_size=3, num_epochs=1, seed=0)
     ensemble = sisa_train(network(), INPUTS, LABELS, assign_shards(N, 1, 2, seed=0), recipe)
-    return sisa_unlearn(ensemble, INPUTS, LABELS, forget).params
+    return sisa_unlearn(ensemble, INPUTS, LABELS, forget)
 
 
 def by_log(log):
@@ -69,19 +69,19 @@ def by_certified_removal(forget):
     settings = RemovalSettings(l2=0.1, noise_scale=1.0, epsilon=1.0, delta=1e-4)
     targets = 2 * LABELS.double() - 1
     model = train_certified(INPUTS, targets, settings, generator=make_generator(0))
-    return certified_removal_unlearn(model, INPUTS, targets, forget, generator=make_generator(1)).params
+    return certified_removal_unlearn(model, INPUTS, targets, forget, generator=make_generator(1))
 
 
 def by_deltagrad(forget):
     return deltagrad_unlearn(
         TRAINED.final_params, TRAINED.log.weights, TRAINED.mean_loss, ORDER, forget, learning_rate=ETA
-    ).params
+    )
 
 
 def by_ntk(forget):
     targets = nn.functional.one_hot(LABELS, 2)
     start, end = TRAINED.initial_params, TRAINED.final_params
-    return ntk_scrub_unlearn(end, start, network(), INPUTS, targets, forget, weight_decay=0.1).params
+    return ntk_scrub_unlearn(end, start, network(), INPUTS, targets, forget, weight_decay=0.1)
 
 
 def by_case(forget):
@@ -114,18 +114,14 @@ FUNCTIONS = {
     "Problem": (by_problem, N),
     "Case": (by_case, N),
     "second_order_unlearn": (
-        lambda f: (
-            second_order_unlearn(
-                TRAINED.final_params, TRAINED.initial_params, LOSSES, f, learning_rate=ETA
-            ).params
+        lambda f: second_order_unlearn(
+            TRAINED.final_params, TRAINED.initial_params, LOSSES, f, learning_rate=ETA
         ),
         len(ORDER),
     ),
     "linear_propagation_unlearn": (
-        lambda f: (
-            linear_propagation_unlearn(
-                TRAINED.final_params, zip(TRAINED.log.weights, LOSSES, strict=True), f, learning_rate=ETA
-            ).params
+        lambda f: linear_propagation_unlearn(
+            TRAINED.final_params, zip(TRAINED.log.weights, LOSSES, strict=True), f, learning_rate=ETA
         ),
         None,
     ),

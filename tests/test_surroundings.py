@@ -66,7 +66,7 @@ def unlearn(method):
 def second_order(model, batch):
     w = params_of(model)
     losses = [un.batch_loss(model, loss_fn, batch)] * 3
-    return to_vector(un.methods.second_order_unlearn(w, w, losses, [0], learning_rate=0.1).params)
+    return to_vector(un.methods.second_order_unlearn(w, w, losses, [0], learning_rate=0.1))
 
 
 MEASUREMENTS = {

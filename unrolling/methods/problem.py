@@ -328,15 +328,16 @@ class Problem:
     def outcome(self, unlearned: Unlearned, broken: Iterable[str] = ()) -> Outcome:
         """Return the outcome of a method that changes the weights of the problem's own M.
 
-        Buffers, such as the running statistics of batch norm, stay those of M.
+        Buffers, such as the running statistics of batch norm, stay those of M. To what the method found
+        ``broken`` come the assumptions that only the problem can tell of.
         """
         return Outcome(
             trained=as_model(self.trained),
-            unlearned=as_model(self.trained, unlearned.params),
+            unlearned=as_model(self.trained, unlearned),
             retrained=as_model(self.retrained),
             cost=unlearned.cost,
             retraining=self.retraining,
-            broken=tuple(broken),
+            broken=(*unlearned.broken, *broken),
         )
 
 

@@ -71,7 +71,7 @@ def second_order_unlearn(
     Example:
         >>> losses = [lambda p: p["w"] ** 2 / 2, lambda p: 3 * p["w"] ** 2 / 2]  # H_0 = 1, H_1 = 3
         >>> start, end = {"w": torch.tensor(1.0)}, {"w": torch.tensor(-0.25)}  # trained with eta = 0.5
-        >>> second_order_unlearn(end, start, losses, [0], learning_rate=0.5).params["w"]  # 1 - 0.5 * 3
+        >>> second_order_unlearn(end, start, losses, [0], learning_rate=0.5)["w"]  # 1 - 0.5 * 3
         tensor(-0.5000)
     """
     eta = check_real("learning_rate", learning_rate, above=0)
@@ -173,7 +173,7 @@ def run_second_order(problem: Problem) -> Outcome:
     eta, initial = problem.learning_rate, problem.initial_params
     found = second_order_unlearn(problem.final_params, initial, losses, forget_steps, learning_rate=eta)
     parts = Counter(batch for batch in problem.order if all(problem.split(batch)))
-    params = to_vector(found.params)
+    params = to_vector(found)
     for batch, times in parts.items():
         slope = to_vector(gradient(problem.mean_loss(problem.split(batch)[0]), initial))
         params += times * eta**2 * hessian_operator(problem.removed(batch), initial)(slope)
@@ -188,4 +188,4 @@ def run_second_order(problem: Problem) -> Outcome:
         + assumptions.smooth(problem)
         + assumptions.small_expansion(problem)
     )
-    return problem.outcome(Unlearned(from_vector(params, found.params), cost), broken)
+    return problem.outcome(Unlearned(from_vector(params, found), cost), broken)

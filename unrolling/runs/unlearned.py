@@ -102,12 +102,12 @@ class Unlearning:
 
     def amnesiac(self) -> Params:
         """Return M'' by amnesiac unlearning: the updates of F's batches undone."""
-        return amnesiac_unlearn(trainable(self._model), self._applied).params
+        return amnesiac_unlearn(trainable(self._model), self._applied)
 
     def amnesiac_released(self) -> Params:
         """Return M'' by the amnesiac unlearning of the released code."""
         now = trainable(self._model)
-        return released_amnesiac_unlearn(now, self._released, learning_rate=self._eta).params
+        return released_amnesiac_unlearn(now, self._released, learning_rate=self._eta)
 
     def state(self) -> dict[str, Params]:
         """Return what an exact resume needs."""

@@ -135,7 +135,7 @@ def test_removal_from_least_squares_is_the_closed_form_of_what_is_left(d, m, see
     x, y = inputs[found.model.kept], targets[found.model.kept]
     normal_matrix = x.T @ x + 1e-2 * (20 - m) * torch.eye(d, dtype=torch.float64)
     expected = torch.linalg.solve(normal_matrix, x.T @ y - model.noise)
-    torch.testing.assert_close(found.params["weight"][0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found["weight"][0], expected, rtol=1e-9, atol=1e-9)
     assert found.bound == found.worst_case == 0
     assert not found.retrained
 
@@ -177,7 +177,7 @@ def test_newton_step_brings_the_weights_much_nearer_to_retraining():
     model = trained(inputs, targets)
     found = certified_removal_unlearn(model, inputs, targets, [7, 8], generator=make_generator(1, "b"))
     target = retrained_weights(found.model, inputs, targets)
-    after = float((found.params["weight"][0] - target).norm())
+    after = float((found["weight"][0] - target).norm())
     assert after < 0.02 * float((model.params["weight"][0] - target).norm())
 
 
@@ -191,7 +191,7 @@ def test_forgetting_many_at_once_is_one_newton_step_for_all():
         return written_out(p, x, y, model.noise, "logistic", 1e-2)
 
     step = torch.linalg.solve(dense_hessian(left, model.params), gradient(left, model.params)["weight"][0])
-    torch.testing.assert_close(found.params["weight"][0], w - step, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found["weight"][0], w - step, rtol=1e-8, atol=1e-10)
 
 
 def test_bounds_add_up_and_cover_the_residual_after_every_removal():
@@ -228,7 +228,7 @@ def test_an_exhausted_budget_forces_retraining_with_new_noise():
             alone.append(found.bound < model.settings.budget)
             assert found.model.spent <= found.model.settings.tolerance
             fresh = retrained_weights(found.model, inputs, targets)
-            torch.testing.assert_close(found.params["weight"][0], fresh, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(found["weight"][0], fresh, rtol=1e-7, atol=1e-9)
         model = found.model
     assert any(alone)  # it was the sum that exhausted the budget
 
@@ -269,7 +269,7 @@ def one_dimensional():
         found = certified_removal_unlearn(model, inputs, targets, range(3), generator=make_generator(1, "b"))
         assert not found.retrained
         x, y = inputs[found.model.kept], targets[found.model.kept]
-        for weights, noises in ((found.params["weight"][0], shifted), (fit.weights, untouched)):
+        for weights, noises in ((found["weight"][0], shifted), (fit.weights, untouched)):
             noises.append(-float(linear_gradient(LINEAR_LOSSES["logistic"], weights, x, y, 0.05)[0]))
         bounds.append(found.bound)
     return b.numpy(), np.array(shifted), np.array(untouched), np.array(bounds)
@@ -305,7 +305,7 @@ def test_bend_of_the_density_is_far_below_epsilon_in_more_dimensions():
         model = CertifiedModel({"weight": fit.weights[None]}, noise, kept, 0.0, own)
         found = certified_removal_unlearn(model, inputs, targets, [0], generator=make_generator(1, "b"))
         assert not found.retrained
-        w, x, y = found.params["weight"][0], inputs[found.model.kept], targets[found.model.kept]
+        w, x, y = found["weight"][0], inputs[found.model.kept], targets[found.model.kept]
         return -linear_gradient(loss, w, x, y, own.l2), found.bound
 
     # So little noise that this one removal takes all of the budget.

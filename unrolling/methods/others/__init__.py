@@ -14,6 +14,7 @@ from unrolling.methods.others.linear_propagation import linear_propagation_unlea
 from unrolling.methods.others.sisa import (
     Sisa,
     SisaRecipe,
+    SisaUnlearned,
     assign_shards,
     sisa_probabilities,
     sisa_train,
@@ -64,6 +65,7 @@ __all__ = [
     "SisaRecipe",
     "sisa_train",
     "sisa_unlearn",
+    "SisaUnlearned",
     "Sisa",
     "sisa_probabilities",
     "sisa_vote",

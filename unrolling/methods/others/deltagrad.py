@@ -64,9 +64,9 @@ def bfgs_product(pairs: Sequence[Pair], vector: Tensor) -> Tensor:
     return sigma * vector - wings.T @ torch.linalg.solve(middle, wings @ vector)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeltaGradReplay(Unlearned):
-    """The weights w'', their cost, and how the replay went.
+    """The weights w'', and how the replay went.
 
     Attributes:
         exact_steps: Steps whose gradient was computed in full.
@@ -152,7 +152,7 @@ def deltagrad_unlearn(
         >>> found = deltagrad_unlearn(
         ...     path[-1], path[:-1], loss_on, order, [2], learning_rate=0.5, burn_in=1
         ... )
-        >>> found.params["w"], found.exact_steps
+        >>> found["w"], found.exact_steps
         (tensor([0.]), 2)
     """
     eta = check_real("learning_rate", learning_rate, above=0)

@@ -94,7 +94,7 @@ def newton_weights(problem: Problem, num_forgotten: int, noise: Tensor) -> Tenso
         noise_scale=0.0,
         generator=make_generator(0, "unused"),
     )
-    return found.params["w"] + gaussian_noise_scale(shift, epsilon=EPSILON, delta=DELTA) * noise
+    return found["w"] + gaussian_noise_scale(shift, epsilon=EPSILON, delta=DELTA) * noise
 
 
 def capacity(problem: Problem, method: Method, *, penalty: bool = True) -> int:
