@@ -1,6 +1,5 @@
 r"""Second-order unlearning: remove the terms of Eq. 6 that contain the batch as well. Not in the paper."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from unrolling.batches import Examples
 from unrolling.curvature import Loss, hessian_operator
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import times_seen
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, to_vector
@@ -172,7 +172,8 @@ def run_second_order(problem: Problem) -> Outcome:
             losses.append(problem.removed(batch))
     eta, initial = problem.learning_rate, problem.initial_params
     found = second_order_unlearn(problem.final_params, initial, losses, forget_steps, learning_rate=eta)
-    parts = Counter(batch for batch in problem.order if all(problem.split(batch)))
+    seen = times_seen(problem.order, problem.forget_steps)
+    parts = {batch: times for batch, times in seen.items() if problem.split(batch)[0]}
     params = to_vector(found)
     for batch, times in parts.items():
         slope = to_vector(gradient(problem.mean_loss(problem.split(batch)[0]), initial))

@@ -1,6 +1,5 @@
 r"""Single-gradient unlearning (section 5.1) and the variant that section 8.3 prints."""
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import times_seen
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add
@@ -72,7 +72,7 @@ def final_gradient_unlearn(
 
 def run_single_gradient(problem: Problem) -> Outcome:
     """Add back F's share of every step that saw some of it; shares of one batch are paid for once."""
-    times = Counter(problem.order[step] for step in problem.forget_steps)
+    times = times_seen(problem.order, problem.forget_steps)
     shares = [(count, problem.share(batch)) for batch, count in times.items()]
     found = single_gradient_unlearn(
         problem.final_params,

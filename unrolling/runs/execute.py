@@ -17,7 +17,7 @@ from unrolling.batches import BatchOrder
 from unrolling.data import Dataset
 from unrolling.losses import Objective
 from unrolling.models import build_model, takes_tokens
-from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
+from unrolling.parameters import load_parameters, norm, trainable, training_mode
 from unrolling.runs.checkpoint import Checkpoint, Checkpointer
 from unrolling.runs.config import MEMORY_FORMATS, RunConfig
 from unrolling.runs.cuda_graph import GraphStepper
@@ -27,7 +27,7 @@ from unrolling.runs.protocol import make_protocol
 from unrolling.runs.recipes import RECIPES, Recipe, RecipeStepper
 from unrolling.runs.shadow import privacy_risk, shadow_run
 from unrolling.runs.stopping import Stop
-from unrolling.runs.unlearned import Unlearning
+from unrolling.runs.unlearned import RUN_METHODS, Unlearning, single_gradient, verification_errors
 from unrolling.seeding import seeded
 from unrolling.surroundings import threads
 from unrolling.trackers import Recorder, UnlearningTracker, accuracy
@@ -340,16 +340,12 @@ class _Run:
                 "weight_change": estimate.weight_change,
                 "weight_norm": norm(now),
                 "sigma_avg": estimate.sigma_avg,
-                "v": verification_error(unlearning.at_initial_weights(done), other),
-                "v_final_gradient": verification_error(unlearning.at_final_weights(done), other),
-                "v_amnesiac": verification_error(unlearning.amnesiac(), other),
-                "v_amnesiac_released": verification_error(unlearning.amnesiac_released(), other),
-                "v_nothing": verification_error(now, other),
+                **verification_errors(unlearning, done, other),
                 "accuracy": accuracy(model, *self.test_data),
                 "accuracy_retrained": accuracy(retrained, *self.test_data),
             }
             if recipe.momentum:
-                informed = unlearning.at_initial_weights(done, momentum=recipe.momentum)
+                informed = single_gradient(unlearning, done, momentum=recipe.momentum)
                 row["v_momentum"] = verification_error(informed, other)
             if not all(map(math.isfinite, row.values())):
                 raise DivergedError(
@@ -402,7 +398,7 @@ class _Run:
         )
         estimate = tracker.result()
         privacy = {"privacy": self._privacy(unlearning, retrained)} if self.shadow else {}
-        load_parameters(model, unlearning.at_initial_weights(len(protocol.order)))
+        load_parameters(model, single_gradient(unlearning, len(protocol.order)))
         return {
             "trace": {key: [row[key] for row in recorder.rows] for key in recorder.rows[0]},
             "sigma": {"step": list(estimate.sigma_steps), "eigenvalue": list(estimate.eigenvalues)},
@@ -423,20 +419,17 @@ class _Run:
         """Score what is forgotten under every model of the run."""
         shadow = self.shadow
 
-        def with_weights(params: Params) -> nn.Module:
-            unlearned = copy.deepcopy(self.model)
-            load_parameters(unlearned, params)
-            return unlearned
+        def unlearned(method: str) -> nn.Module:
+            model = copy.deepcopy(self.model)
+            load_parameters(model, RUN_METHODS[method](unlearning, len(self.protocol.order)))
+            return model
 
-        steps = len(self.protocol.order)
         index = torch.tensor(self.protocol.forget, device=self.inputs.device)
         return privacy_risk(
             {
                 "trained": self.model,
                 "retrained": retrained,
-                "single_gradient": with_weights(unlearning.at_initial_weights(steps)),
-                "final_gradient": with_weights(unlearning.at_final_weights(steps)),
-                "amnesiac": with_weights(unlearning.amnesiac()),
+                **{name: unlearned(name) for name in ("single_gradient", "final_gradient", "amnesiac")},
             },
             shadow=shadow.model,
             shadow_members=(shadow.inputs, shadow.labels),

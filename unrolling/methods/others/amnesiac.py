@@ -12,6 +12,7 @@ from unrolling._checks import InputError, check_examples, check_real
 from unrolling.batches import BatchOrder, Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import steps_with
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import batch_loss, gradient
 from unrolling.parameters import Params, add, snapshot, trainable
@@ -143,7 +144,7 @@ def released_amnesiac_unlearn(
 def _watched(order: BatchOrder, examples: Examples) -> tuple[frozenset[int], int]:
     """Return the steps on any of ``examples``, and on how many others these steps are."""
     wanted = set(check_examples("examples", examples))
-    steps = frozenset(step for step, batch in enumerate(order) if wanted.intersection(batch))
+    steps = frozenset(steps_with(order, wanted))
     if not steps:
         raise InputError(f"none of the examples {sorted(wanted)[:4]} is at any step of this order.")
     return steps, len({example for step in steps for example in order[step]} - wanted)

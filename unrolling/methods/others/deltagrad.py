@@ -16,6 +16,7 @@ from unrolling.batches import BatchOrder, Examples
 from unrolling.curvature import Loss
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import split
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, check_same_parameters, from_vector, to_vector
@@ -180,8 +181,7 @@ def deltagrad_unlearn(
         batch = order[steps]
         steps += 1
         stored_bytes += sum(p.nbytes for p in before.values())
-        gone = tuple(i for i in batch if i in gone_set)
-        kept = tuple(i for i in batch if i not in gone_set)
+        kept, gone = split(batch, gone_set)
         cached, then = (to_vector({name: w[name] for name in final_params}).detach() for w in (before, after))
         if replay is None:
             if not gone:
