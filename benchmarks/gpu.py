@@ -35,7 +35,6 @@ from unrolling import (
     SpectralNorm,
     batch_loss,
     build_model,
-    gamma_from_released,
     make_batch_order,
     make_generator,
     seeded,
@@ -43,6 +42,7 @@ from unrolling import (
     top_singular_value,
     train,
 )
+from unrolling.losses import gamma_from_released
 from unrolling.runs.cuda_graph import GraphStepper
 from unrolling.runs.precision import PRODUCTS, float32_products
 from unrolling.training import Stepper

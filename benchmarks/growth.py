@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import common
 from unrolling import (
-    AmnesiacLog,
     BatchOrder,
     UnlearningTracker,
     batch_loss,
@@ -33,6 +32,7 @@ from unrolling import (
     top_singular_value,
 )
 from unrolling.curvature import MAX_BASIS
+from unrolling.methods.others import AmnesiacLog
 from unrolling.store import Record, Store, make_address
 
 BATCH_SIZE = 32

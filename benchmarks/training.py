@@ -11,7 +11,8 @@ from torch import nn
 
 from benchmarks import common, plain
 from benchmarks.workloads import BATCH_SIZE, LEARNING_RATE, NAMES, Workload, build, loss_fn
-from unrolling import UnlearningTracker, copy_for_retraining, train
+from unrolling import UnlearningTracker, train
+from unrolling.training import copy_for_retraining
 
 #: Steps of one timing, so that each takes about as long.
 STEPS = {"mlp": 400, "resnet-small": 40, "resnet18": 12, "distilbert-small": 24}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from unrolling import logit_std
+from unrolling.losses import logit_std
 from unrolling.parameters import training_mode
 
 

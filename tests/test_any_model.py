@@ -15,9 +15,9 @@ from any_layers import CLASSES, KINDS, NUMBER, build, data
 from unrolling import BatchOrder, accuracy, cross_entropy, make_generator, seeded, train
 from unrolling._checks import InputError
 from unrolling.methods import METHODS
-from unrolling.methods.dp_sgd import run_dp_sgd
-from unrolling.methods.fisher_scrubbing import diagonal_fisher, run_fisher_scrubbing
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.dp_sgd import run_dp_sgd
+from unrolling.methods.others.fisher_scrubbing import diagonal_fisher, run_fisher_scrubbing
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import NotApplicable, Problem, as_model
 from unrolling.parameters import Params, distance, norm, snapshot
 from unrolling.training import Observer, copy_for_retraining, independent_copy

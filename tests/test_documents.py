@@ -174,10 +174,12 @@ def test_scales_of_gamma_in_the_notation_are_those_of_the_code():
     for row in rows:
         classes = int(row[0])
         factor, collapse, collapse_released, largest, converted, share = map(float, row[1:])
-        in_eq10 = unrolling.gamma_from_released(largest, classes)
-        assert factor == pytest.approx(1 / unrolling.gamma_from_released(1.0, classes), abs=6e-4)
-        assert collapse == pytest.approx(unrolling.collapse_gamma(classes), abs=6e-4)
-        assert unrolling.gamma_from_released(collapse_released, classes) == pytest.approx(collapse, abs=6e-4)
+        in_eq10 = unrolling.losses.gamma_from_released(largest, classes)
+        assert factor == pytest.approx(1 / unrolling.losses.gamma_from_released(1.0, classes), abs=6e-4)
+        assert collapse == pytest.approx(unrolling.losses.collapse_gamma(classes), abs=6e-4)
+        assert unrolling.losses.gamma_from_released(collapse_released, classes) == pytest.approx(
+            collapse, abs=6e-4
+        )
         assert (converted, share) == pytest.approx((in_eq10, in_eq10 / collapse), abs=6e-4)
 
 
@@ -215,7 +217,48 @@ def test_every_equation_has_a_function_and_a_test(number):
 
 # The list of public names
 
+PUBLIC = ("unrolling", "unrolling.methods", "unrolling.methods.others", "unrolling.metrics")
 
-def test_api_page_documents_exactly_the_public_names():
-    documented = re.findall(r"^\.\. auto\w+:: unrolling\.(\w+)$", read("book/api.md"), re.MULTILINE)
-    assert sorted(documented) == sorted(unrolling.__all__)
+
+def grouped_names(module):
+    """The groups of a module's ``__all__``, in order: (comment, names)."""
+    source = Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")
+    listed = re.search(r"^__all__ = \[\n(.*?)^\]", source, re.MULTILINE | re.DOTALL)[1]
+    groups = re.findall(r"    # (.*)\n((?:    \".*\n)+)", listed)
+    return [(title, re.findall(r'"(\w+)"', names)) for title, names in groups]
+
+
+def documented_names(module):
+    """The groups of a module's section of the page, in order: (heading, names)."""
+    parts = re.split(r"^### (.*)$", section(read("book/api.md"), f"`{module}`"), flags=re.MULTILINE)
+    names = [
+        re.findall(rf"^\.\. (?:auto\w+|py:data):: {module}\.(\w+)$", text, re.MULTILINE) for text in parts
+    ]
+    return list(zip(parts[1::2], names[2::2], strict=True))
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_api_page_documents_exactly_the_public_names_in_their_groups(module):
+    top = set(unrolling.__all__) if module != "unrolling" else set()  # documented there
+    groups = [(title, [name for name in names if name not in top]) for title, names in grouped_names(module)]
+    assert documented_names(module) == groups
+    assert [n for _, names in grouped_names(module) for n in names] == importlib.import_module(module).__all__
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_imports_of_a_public_module_are_grouped_as_its_names(module):
+    source = Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")
+    above, _, listed = source.partition("__all__ = [")
+    titles = re.findall(r"^ *# (.*)$", listed, re.MULTILINE)
+    parts = re.split(r"^# (.*)$", above, flags=re.MULTILINE)
+    imported = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert [title for title in imported if title in titles] == titles
+    for title, names in grouped_names(module):
+        assert set(re.findall(r"\w+", imported[title])) >= set(names), title
+
+
+def test_what_the_api_page_documents_exists_once():
+    names = re.findall(r"^\.\. (?:auto\w+|py:data):: unrolling\.(\S+)$", read("book/api.md"), re.MULTILINE)
+    assert len(set(names)) == len(names)
+    for name in names:
+        resolve(name)

@@ -6,24 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import (
-    BatchOrder,
-    certified_removal,
-    linear_propagation_unlearn,
-    make_generator,
-    second_order_unlearn,
-    seeded,
-    snapshot,
-    train,
-)
+from unrolling import BatchOrder, make_generator, seeded, snapshot, train
 from unrolling._checks import InputError, check_examples
 from unrolling.losses import cross_entropy
-from unrolling.methods.amnesiac import AmnesiacLog, ReleasedAmnesiacLog
-from unrolling.methods.certified_removal import RemovalSettings, train_certified
-from unrolling.methods.deltagrad import deltagrad_unlearn
-from unrolling.methods.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods import second_order_unlearn
+from unrolling.methods.others import certified_removal_unlearn, linear_propagation_unlearn
+from unrolling.methods.others.amnesiac import AmnesiacLog, ReleasedAmnesiacLog
+from unrolling.methods.others.certified_removal import RemovalSettings, train_certified
+from unrolling.methods.others.deltagrad import deltagrad_unlearn
+from unrolling.methods.others.ntk_scrubbing import ntk_scrub_unlearn
+from unrolling.methods.others.sisa import SisaRecipe, assign_shards, sisa_train, sisa_unlearn
 from unrolling.methods.problem import Problem, as_model
-from unrolling.methods.sisa import SisaRecipe, assign_shards, sisa_train, sisa_unlearn
 from unrolling.metrics.case import Case, Run
 from unrolling.training import copy_for_retraining
 
@@ -62,7 +55,7 @@ def by_training(forget):
 def by_sisa(forget):
     recipe = SisaRecipe(loss_fn, learning_rate=ETA, batch_size=3, num_epochs=1, seed=0)
     ensemble = sisa_train(network(), INPUTS, LABELS, assign_shards(N, 1, 2, seed=0), recipe)
-    return sisa_unlearn(ensemble, INPUTS, LABELS, forget).params
+    return sisa_unlearn(ensemble, INPUTS, LABELS, forget)
 
 
 def by_log(log):
@@ -76,19 +69,19 @@ def by_certified_removal(forget):
     settings = RemovalSettings(l2=0.1, noise_scale=1.0, epsilon=1.0, delta=1e-4)
     targets = 2 * LABELS.double() - 1
     model = train_certified(INPUTS, targets, settings, generator=make_generator(0))
-    return certified_removal(model, INPUTS, targets, forget, generator=make_generator(1)).params
+    return certified_removal_unlearn(model, INPUTS, targets, forget, generator=make_generator(1))
 
 
 def by_deltagrad(forget):
     return deltagrad_unlearn(
         TRAINED.final_params, TRAINED.log.weights, TRAINED.mean_loss, ORDER, forget, learning_rate=ETA
-    ).params
+    )
 
 
 def by_ntk(forget):
     targets = nn.functional.one_hot(LABELS, 2)
     start, end = TRAINED.initial_params, TRAINED.final_params
-    return ntk_scrub_unlearn(end, start, network(), INPUTS, targets, forget, weight_decay=0.1).params
+    return ntk_scrub_unlearn(end, start, network(), INPUTS, targets, forget, weight_decay=0.1)
 
 
 def by_case(forget):
@@ -121,18 +114,14 @@ FUNCTIONS = {
     "Problem": (by_problem, N),
     "Case": (by_case, N),
     "second_order_unlearn": (
-        lambda f: (
-            second_order_unlearn(
-                TRAINED.final_params, TRAINED.initial_params, LOSSES, f, learning_rate=ETA
-            ).params
+        lambda f: second_order_unlearn(
+            TRAINED.final_params, TRAINED.initial_params, LOSSES, f, learning_rate=ETA
         ),
         len(ORDER),
     ),
     "linear_propagation_unlearn": (
-        lambda f: (
-            linear_propagation_unlearn(
-                TRAINED.final_params, zip(TRAINED.log.weights, LOSSES, strict=True), f, learning_rate=ETA
-            ).params
+        lambda f: linear_propagation_unlearn(
+            TRAINED.final_params, zip(TRAINED.log.weights, LOSSES, strict=True), f, learning_rate=ETA
         ),
         None,
     ),

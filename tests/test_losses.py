@@ -15,13 +15,7 @@ from unrolling import (
     Objective,
     batch_loss,
     cross_entropy,
-    gamma_from_released,
-    half_squared_l2_norm,
     hvp,
-    l2_norm,
-    logit_hessian_penalty,
-    logit_hessian_trace,
-    logit_std,
     make_generator,
     sd_loss,
     sd_loss_released,
@@ -29,7 +23,15 @@ from unrolling import (
     train,
 )
 from unrolling._checks import InputError
-from unrolling.losses import collapse_gamma
+from unrolling.losses import (
+    collapse_gamma,
+    gamma_from_released,
+    half_squared_l2_norm,
+    l2_norm,
+    logit_hessian_penalty,
+    logit_hessian_trace,
+    logit_std,
+)
 from unrolling.model_loss import gradient
 from unrolling.parameters import trainable
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from unrolling import UnlearningTracker, batch_loss, check_deterministic, check_symmetric, snapshot
+from unrolling import UnlearningTracker, batch_loss, snapshot
 from unrolling._checks import InputError
+from unrolling.probes import check_deterministic, check_symmetric
 
 
 def net(*layers, dtype=torch.float64):

@@ -66,7 +66,7 @@ def unlearn(method):
 def second_order(model, batch):
     w = params_of(model)
     losses = [un.batch_loss(model, loss_fn, batch)] * 3
-    return to_vector(un.second_order_unlearn(w, w, losses, [0], learning_rate=0.1).params)
+    return to_vector(un.methods.second_order_unlearn(w, w, losses, [0], learning_rate=0.1))
 
 
 MEASUREMENTS = {
@@ -88,10 +88,10 @@ MEASUREMENTS = {
         lambda end, start, loss: un.single_gradient_unlearn(end, start, loss, learning_rate=0.1)
     ),
     "final_gradient": unlearn(
-        lambda end, start, loss: un.final_gradient_unlearn(end, loss, learning_rate=0.1)
+        lambda end, start, loss: un.methods.final_gradient_unlearn(end, loss, learning_rate=0.1)
     ),
     "second_order": second_order,
-    "full_hessian": lambda m, b: un.full_hessian(un.batch_loss(m, loss_fn, b), params_of(m)),
+    "full_hessian": lambda m, b: un.methods.others.full_hessian(un.batch_loss(m, loss_fn, b), params_of(m)),
 }
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from unrolling import (
     BatchOrder,
     UnlearningTracker,
-    WeightLog,
     accuracy,
     make_generator,
     seeded,
@@ -18,7 +17,7 @@ from unrolling import (
     train,
 )
 from unrolling._checks import InputError
-from unrolling.trackers import Recorder
+from unrolling.trackers import Recorder, WeightLog
 
 
 class Quadratic(nn.Module):

@@ -10,8 +10,6 @@ from unrolling import (
     Objective,
     accuracy,
     batch_loss,
-    copy_for_retraining,
-    final_gradient_unlearn,
     make_batch_order,
     make_generator,
     seeded,
@@ -22,8 +20,9 @@ from unrolling import (
     verification_error,
 )
 from unrolling._checks import InputError
+from unrolling.methods import final_gradient_unlearn
 from unrolling.parameters import trainable
-from unrolling.training import DivergedError, Observer, Stepper
+from unrolling.training import DivergedError, Observer, Stepper, copy_for_retraining
 
 OBJECTIVE = Objective("sd", 0.5)
 

@@ -315,7 +315,7 @@ def sources(tmp_path, monkeypatch):
         rows = (tmp_path / "book/notation.md").read_text().splitlines()
         return {row.split(" | ")[0]: row.split(" | ")[2:] for row in rows if row.startswith("| ")}
 
-    write("unrolling/__init__.py", "__all__ = ['known']\n")
+    write("book/api.md", ".. autofunction:: unrolling.known\n")
     write(
         "unrolling/part/maths.py",
         'def known():\n    """Return it, Eq. 4-6."""\n\n\n'
@@ -371,7 +371,7 @@ def test_a_renamed_function_or_test_is_noticed(sources, tmp_path):
             "test_a: expected the mark as",
         ),
         ("book/notation.md", "No table.\n", "must have the lines"),
-        ("unrolling/__init__.py", "", "has no __all__"),
+        ("book/api.md", "", "documents no names"),
     ],
 )
 def test_what_cannot_be_read_is_said(sources, name, text, message):

@@ -54,6 +54,13 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     raise InputError(f"unknown {name} {shown(value)}: expected one of {', '.join(known)}.{hint}")
 
 
+def check_free(what: str, name: str, taken: Iterable[str]) -> str:
+    """Return ``name`` if nothing of this kind is called so yet."""
+    if name in taken:
+        raise InputError(f"there is a {what} {name!r} already; choose another name.")
+    return name
+
+
 def check_real(
     name: str,
     value: object,

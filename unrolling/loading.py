@@ -23,8 +23,8 @@ def load(model: nn.Module, params: Any, *, batches: Iterable[Any] | None = None)
 
     Args:
         model: The module; w'' goes into a copy by ``load(copy.deepcopy(model), unlearned)``.
-        params: Weights by name: what :func:`unrolling.snapshot` or a method returns, a state dict, or a
-            result with ``params``, such as :class:`unrolling.Unlearned`. All trainable parameters.
+        params: Weights by name, all trainable parameters: what :func:`unrolling.snapshot` or a method
+            returns, or a state dict.
         batches: Re-estimate the running statistics of batch norm with the new weights on these inputs, in
             training mode, as ``torch.optim.swa_utils.update_bn`` does: tensors, or tuples whose first entry
             is one; a dict is passed as keyword arguments. By default the statistics are kept; those of a
@@ -41,12 +41,12 @@ def load(model: nn.Module, params: Any, *, batches: Iterable[Any] | None = None)
         raise InputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(params, nn.Module):
         params = params.state_dict()
-    found = params if isinstance(params, Mapping) else getattr(params, "params", params)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(params, Mapping) or not all(isinstance(value, Tensor) for value in params.values()):
         raise InputError(
-            f"`params` must be a dict[str, Tensor] or a result with `params`, got {type(params).__name__}."
+            f"`params` must be a dict[str, Tensor], as snapshot(model) or a method returns, got "
+            f"{type(params).__name__}."
         )
-    own, given = _own(model), dict(found)
+    own, given = _own(model), dict(params)
     if not given.keys() <= own.keys():
         own, given = _by_plain_name(own, "model"), _by_plain_name(given, "params")
     _check(model, own, given)

@@ -111,7 +111,8 @@ def sd_loss_released(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
     .. math:: L = L_{CE} + \frac{\gamma}{b c} \sum_{x} \sqrt{\frac{1}{c - 1} \sum_i (M(x)_i - \mu)^2}
 
-    It is Eq. 10 at a strength smaller by :math:`\sqrt{c (c - 1)}`, see :func:`gamma_from_released`.
+    It is Eq. 10 at a strength smaller by :math:`\sqrt{c (c - 1)}`, see
+    :func:`~unrolling.losses.gamma_from_released`.
     """
     check_real("gamma", gamma, minimum=0)
     _check_logits_and_labels(logits, labels)

@@ -109,10 +109,11 @@ class UnlearningTracker(Observer):
         training: Take the Hessian in training mode; default is evaluation mode, as the released code does.
         seed: Seed of Lanczos' random first directions.
         probe: Look closely. Before the first sample: do two passes agree, is the Hessian symmetric
-            (:func:`unrolling.check_deterministic`, :func:`unrolling.check_symmetric`; the products are not
-            counted)? At every step: did the weights move, and only by the optimiser's steps (their norms)?
-            With every sample: was the gradient applied that of ``loss_fn`` on the batch, in the modes that
-            the modules have (one gradient, and up to two copies of the weights until the step is done)?
+            (:func:`unrolling.probes.check_deterministic`, :func:`unrolling.probes.check_symmetric`; the
+            products are not counted)? At every step: did the weights move, and only by the optimiser's steps
+            (their norms)? With every sample: was the gradient applied that of ``loss_fn`` on the batch, in
+            the modes that the modules have (one gradient, and up to two copies of the weights until the
+            step is done)?
 
     Raises:
         InputError: If an argument is none of these; from the first ``step``, if a probe fails; from any,

@@ -121,7 +121,7 @@ def train(
         learning_rate: :math:`\eta`, constant.
         observers: Told before and after every step, in this order.
         first_step: Where to resume in ``order``; the model must be as it was then.
-        retrained: M', see :func:`copy_for_retraining`. It owns its batch-norm buffers.
+        retrained: M', see :func:`~unrolling.training.copy_for_retraining`. It owns its batch-norm buffers.
         forget: The examples that M' leaves out, whole numbers in any form, or a mask of shape (n,). They are
             removed in place from every batch, as section 4.1 does; of a batch of which nothing is left M'
             takes no step, as in section 8.3.

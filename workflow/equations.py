@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = Path("book/notation.md")
+PAGE, API = Path("book/notation.md"), Path("book/api.md")
 BEGIN, END = "<!-- written by python -m workflow.equations -->", "<!-- end -->"
 
 #: What each equation is; all else in the table comes from the sources.
@@ -58,17 +58,18 @@ def _definitions(path: Path) -> list[ast.FunctionDef | ast.ClassDef]:
     return [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
-def _public_names(root: Path) -> list[str]:
-    for node in ast.parse((root / "unrolling" / "__init__.py").read_text(encoding="utf-8")).body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
-                return ast.literal_eval(value)
-    raise TableError("unrolling/__init__.py has no __all__.")
+def _documented(root: Path) -> dict[str, str]:
+    """Return where the page of public names documents each of them: full name by name."""
+    text = (root / API).read_text(encoding="utf-8")
+    names = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", text, re.MULTILINE)
+    if not names:
+        raise TableError(f"{API} documents no names: expected lines such as .. autofunction:: unrolling.hvp")
+    return {name.rpartition(".")[2]: name for name in names}
 
 
 def functions(root: Path) -> Iterator[tuple[int, str]]:
     """Yield (equation, function as the table shows it); runs, frames and claims define none."""
-    package, public = root / "unrolling", _public_names(root)
+    package, documented = root / "unrolling", _documented(root)
     for path in sorted(package.rglob("*.py")):
         module = path.relative_to(package).with_suffix("").parts
         if module[0] == "runs" or module[-1] in ("frames", "claims"):
@@ -77,8 +78,8 @@ def functions(root: Path) -> Iterator[tuple[int, str]]:
             if node.name.startswith("_"):
                 continue
             shown = ".".join([*module, node.name])
-            # api.md documents exactly the public names, so only they have somewhere to lead to
-            link = f"{{py:obj}}`~unrolling.{node.name}`" if node.name in public else f"`{shown}`"
+            place = documented.get(node.name)
+            link = f"{{py:obj}}`~{place}`" if place else f"`{shown}`"
             for number in equations_in((ast.get_docstring(node) or "").split("\n\n")[0]):
                 yield number, link
 

@@ -11,17 +11,44 @@ import torch
 from torch import nn
 
 import unrolling
-from unrolling import BatchOrder, Objective, make_batch_order, make_generator, seeded, verification_error
+from unrolling import (
+    BatchOrder,
+    Objective,
+    load_dataset,
+    make_batch_order,
+    make_generator,
+    seeded,
+    verification_error,
+)
 from unrolling._checks import InputError
 from unrolling.methods import METHODS, Method, assumptions, register_method
-from unrolling.methods.certified_removal import run_certified_removal
-from unrolling.methods.newton_removal import full_hessian, run_newton_removal, softmax_regression_constants
+from unrolling.methods.others.certified_removal import run_certified_removal
+from unrolling.methods.others.newton_removal import (
+    full_hessian,
+    run_newton_removal,
+    softmax_regression_constants,
+)
 from unrolling.methods.problem import NotApplicable, Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import norm
+from unrolling.runs import RunConfig, obtain, trace_frame
+from unrolling.runs.unlearned import RUN_METHODS, column
+from unrolling.store import Store
+from unrolling.studies.taxonomy.scores import Setting, choose_classes, into_unit_ball, run_matrix
 
 README = Path(unrolling.__file__).parent / "methods" / "README.md"
 EXACT = {"retrain", "sisa"}
+SETTING = Setting(
+    model="linear",
+    l2=0.01,
+    batch_size=8,
+    epochs=1,
+    learning_rate=0.5,
+    forget="batch",
+    num_forget=8,
+    noise=0.1,
+    delta=1e-5,
+)
 
 
 def make(kind="logistic", *, num_classes=2, forget=(3, 8), n=24, d=4, epochs=2, size=6, l2=0.05, **changes):
@@ -504,11 +531,13 @@ def test_names_titles_and_sources():
 
 @pytest.fixture
 def registry():
-    """The registry, as it was when the test is over."""
-    before = dict(METHODS)
+    """The registry; it and the table of runs are as they were when the test is over."""
+    tables = METHODS, RUN_METHODS
+    before = [dict(table) for table in tables]
     yield METHODS
-    METHODS.clear()
-    METHODS.update(before)
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 def test_method_from_outside_the_package_is_registered_and_run(registry):
@@ -521,16 +550,56 @@ def test_method_from_outside_the_package_is_registered_and_run(registry):
         register_method("mine", registry["mine"])
 
 
-def test_recipe_of_the_readme_runs_and_its_claim_holds(registry):
-    *code, test = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def follow_the_recipe():
+    """What the code of the README defines, once it has run."""
     names = {"verification_error": verification_error}
-    for block in (*code, test):
+    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_recipe_of_the_readme_runs_and_its_claim_holds(registry):
+    names = follow_the_recipe()
     problem = whole_batch("logistic", model=Plane(), loss_fn=mean_output, l2=0.0)
     names["test_ascent_is_exact_on_a_linear_loss"](problem)
     outcome = registry["ascent"].run(make("net"))
     assert norm(outcome.unlearned.params) > 0
     assert outcome.cost.gradients == 4
+
+
+def test_a_method_by_the_recipe_is_in_figure_1_and_in_the_figures_over_settings(registry, tmp_path):
+    follow_the_recipe()
+    digits = choose_classes(load_dataset("digits"), (3, 8)).subset(42, 20, make_generator(0, "subset"))
+    chosen = {name: METHODS[name] for name in ("retrain", "nothing", "final_gradient", "ascent")}
+    cells, rows = run_matrix(into_unit_ball(digits), SETTING, range(2), chosen)
+    values = cells.pivot(index="metric", columns="method", values="value")
+    # F is a batch that one step trained on: a step uphill from the end is the final gradient.
+    assert values.loc["verification_error", "ascent"] == pytest.approx(
+        values.loc["verification_error", "final_gradient"], rel=1e-12
+    )
+    assert values.loc["verification_error", "ascent"] != values.loc["verification_error", "nothing"]
+    assert set(rows["method"]) == set(chosen)
+
+    config = RunConfig(
+        dataset="digits",
+        train_size=96,
+        test_size=50,
+        model="mlp",
+        batch_size=16,
+        pretrain_epochs=0,
+        epochs=1,
+        sigma_every=6,
+        record_every=2,
+    )
+    frame = trace_frame(obtain([config], store=Store(tmp_path)))
+    assert frame["v_ascent"].tolist() == pytest.approx(frame["v_final_gradient"].tolist(), rel=1e-12)
+    assert (frame["v_ascent"] != frame["v_nothing"]).all()
+
+
+def test_columns_of_a_run_are_those_of_the_table(registry):
+    """Stored runs have these, and figures and claims read them by name."""
+    columns = [column(name) for name in RUN_METHODS]
+    assert columns == ["v", "v_final_gradient", "v_amnesiac", "v_amnesiac_released", "v_nothing"]
 
 
 def test_every_adapter_the_readme_names_exists():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
-from unrolling import delta_bound, make_generator
+from unrolling import make_generator
 from unrolling._checks import InputError
+from unrolling.metrics import delta_bound
 from unrolling.metrics.leakage import epsilon_lower_bound, gaussian_weight_divergence
 
 

@@ -12,7 +12,7 @@ from unrolling._checks import InputError
 from unrolling.metrics.case import Case, Run, Undefined
 from unrolling.metrics.leakage import gaussian_weight_divergence
 from unrolling.metrics.likelihood_ratio import klom, logit_margin
-from unrolling.metrics.registry import METRICS, Metric, measure
+from unrolling.metrics.registry import METRICS, Metric, measure, register_metric
 from unrolling.parameters import Params
 
 NUM_SEEDS = 12
@@ -342,6 +342,14 @@ def test_recipe_of_the_readme_runs_and_its_claim_holds(registry):
     opposite = make_case().where(Linear(-run.retrained.weight) for run in make_case().runs)
     # of three classes the first of M' is the last of M''
     assert value("disagreement", opposite) == (1.0,) * 12
+
+
+def test_a_taken_name_is_refused_and_its_metric_stays(registry):
+    own = Metric("nothing", "outputs", 0, lambda case: 0.0)
+    register_metric("mine", own)
+    with pytest.raises(InputError, match="a metric 'mine' already"):
+        register_metric("mine", METRICS["klom"])
+    assert METRICS["mine"] is own
 
 
 def test_everything_the_readme_names_exists():

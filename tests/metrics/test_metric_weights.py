@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from unrolling import (
-    delta_bound,
-    epsilon_bound,
-    kl_divergence_bound,
-    make_generator,
-    total_variation_bound,
-)
+from unrolling import make_generator
 from unrolling._checks import InputError
+from unrolling.metrics import delta_bound, epsilon_bound, kl_divergence_bound, total_variation_bound
 from unrolling.studies.verification_error.densities import WeightDensity, grid_over
 
 RATIOS = [1e-6, 1e-3, 0.1, 0.5, 1.0, 3.0, 10.0]

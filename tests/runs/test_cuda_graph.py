@@ -12,7 +12,6 @@ from torch import nn
 from unrolling import (
     Objective,
     build_model,
-    copy_for_retraining,
     load_dataset,
     make_batch_order,
     make_generator,
@@ -25,7 +24,7 @@ from unrolling.runs import RunConfig
 from unrolling.runs.cuda_graph import GraphStepper
 from unrolling.runs.execute import execute
 from unrolling.runs.precision import float32_products
-from unrolling.training import Stepper
+from unrolling.training import Stepper, copy_for_retraining
 
 
 def trained(device, stepper, name="resnet-small"):

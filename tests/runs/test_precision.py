@@ -5,7 +5,7 @@ import torch
 
 from unrolling import Objective, batch_loss, hvp, load_dataset, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.runs import RunConfig
 from unrolling.runs.execute import execute
 from unrolling.runs.precision import float32_products

@@ -14,7 +14,7 @@ from unrolling.runs.execute import execute
 from unrolling.runs.inputs import load_data
 from unrolling.runs.protocol import make_protocol
 from unrolling.runs.setup import initial_model
-from unrolling.runs.unlearned import Unlearning
+from unrolling.runs.unlearned import Unlearning, final_gradient, single_gradient
 
 CONFIG = RunConfig(
     dataset="digits",
@@ -265,11 +265,13 @@ def test_nothing_is_unlearned_before_the_forgotten_examples_were_seen():
     found = protocol(forget_batch=3)
     model = initial_model(CONFIG, DATA)
     unlearning = Unlearning(model, Objective("sd", 1.0), INPUTS, LABELS, found, learning_rate=0.1)
-    slope = gradient(unlearning._parts[found.order[3]], snapshot(model))
+    ((part, count),) = unlearning.parts_seen(4)
+    assert count == 1
+    slope = gradient(part, snapshot(model))
     for done in range(3 + 1):
-        for now in (unlearning.at_final_weights(done), unlearning.at_initial_weights(done)):
-            assert verification_error(now, snapshot(model)) == 0
+        for method in (single_gradient, final_gradient):
+            assert verification_error(method(unlearning, done), snapshot(model)) == 0
     later = {name: p + 0.1 * slope[name] for name, p in snapshot(model).items()}
-    for now in (unlearning.at_final_weights(4), unlearning.at_initial_weights(4)):
+    for now in (single_gradient(unlearning, 4), final_gradient(unlearning, 4)):
         assert verification_error(now, later) < 1e-12
         assert verification_error(now, snapshot(model)) > 1e-3

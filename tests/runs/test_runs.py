@@ -29,6 +29,7 @@ from unrolling.runs import (
     published_store,
     setting_docs,
     trace_frame,
+    unlearned,
 )
 from unrolling.runs import collect as collect_module
 from unrolling.runs import trainer as run_module
@@ -547,7 +548,7 @@ def test_derivatives_that_are_not_finite_are_a_diverged_run(monkeypatch):
 
 def test_a_measurement_that_is_infinite_is_a_diverged_run(tiny, monkeypatch):
     """Records hold finite numbers only."""
-    monkeypatch.setattr("unrolling.runs.unrolling.verification_error", lambda *weights: math.inf)
+    monkeypatch.setattr(unlearned, "verification_error", lambda *weights: math.inf)
     config, dataset = tiny
     with pytest.raises(DivergedError, match=r"diverged: .*too large.* after 3 steps"):
         execute(config, dataset)

@@ -31,7 +31,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # numbers 0 to 3
 
 @dataclass(frozen=True, eq=False)
 class TextDataset:
-    """Labelled texts with a test set; ``unrolling.data.text.encode`` makes them a :class:`Dataset`.
+    """Labelled texts with a test set; ``unrolling.data.text.encode`` makes a :class:`~unrolling.Dataset`.
 
     Attributes:
         name: The name it was loaded by.
@@ -73,7 +73,7 @@ class TextDataset:
         return len(self.class_names)
 
     def subset(self, num_train: int, num_test: int, generator: torch.Generator) -> "TextDataset":
-        """Return a random part in which the classes keep their shares, as :meth:`Dataset.subset` does.
+        """Return a random part in which classes keep their shares, as :meth:`~unrolling.Dataset.subset` does.
 
         Raises:
             InputError: If more texts are asked for than there are.
@@ -92,7 +92,7 @@ class TextDataset:
     def more_training_data(
         self, num_train: int, num_more: int, generator: torch.Generator
     ) -> tuple[tuple[str, ...], Tensor]:
-        """Return training texts and labels that :meth:`subset` leaves out, as :class:`Dataset` does.
+        """Return texts and labels that :meth:`subset` leaves out, as :class:`~unrolling.Dataset` does.
 
         Raises:
             InputError: If more texts are asked for than there are besides the subset.

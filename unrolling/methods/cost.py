@@ -1,6 +1,8 @@
 """What an unlearning method returns: new weights, and what they cost."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
+
+from torch import Tensor
 
 from unrolling.parameters import Params
 
@@ -23,14 +25,25 @@ class Cost:
     stored_bytes: int
 
 
-@dataclass(frozen=True)
-class Unlearned:
-    """What an unlearning method returns.
+@dataclass(frozen=True, eq=False)
+class Unlearned(dict[str, Tensor]):
+    """What every unlearning method returns: the weights w'' by name, and what they took.
+
+    It is the dict of the weights, so it goes where weights go, as into ``load``, ``verification_error`` or
+    ``torch.func.functional_call``. A method that has more to return has a subclass.
+
+    Args:
+        params: The weights w'', named and shaped as the model's.
 
     Attributes:
-        params: The weights w'', named and shaped as the model's.
         cost: What they took.
+        broken: Assumptions of the method's theory that are not met, in a few words each, as far as the method
+            can tell from what it is given.
     """
 
-    params: Params
+    params: InitVar[Params]
     cost: Cost
+    broken: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self, params: Params) -> None:
+        self.update(params)

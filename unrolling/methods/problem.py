@@ -16,6 +16,7 @@ from unrolling.batches import BatchOrder
 from unrolling.curvature import Loss, top_singular_value
 from unrolling.losses import half_squared_l2_norm
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import forgotten_part, split, steps_with
 from unrolling.model_loss import batch_loss
 from unrolling.parameters import Params, snapshot, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
@@ -223,7 +224,7 @@ class Problem:
     @cached_property
     def forget_steps(self) -> tuple[int, ...]:
         """The steps whose batch holds some of F."""
-        return tuple(step for step, batch in enumerate(self.order) if not self._gone.isdisjoint(batch))
+        return steps_with(self.order, self._gone)
 
     @cached_property
     def retraining_order(self) -> BatchOrder:
@@ -232,9 +233,7 @@ class Problem:
 
     def split(self, batch: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return what stays of a batch, and what of F is in it, each in the order of the batch."""
-        batch = tuple(map(int, batch))
-        kept = tuple(example for example in batch if example not in self._gone)
-        return kept, tuple(example for example in batch if example in self._gone)
+        return split(batch, self._gone)
 
     @cached_property
     def _gone(self) -> frozenset[int]:
@@ -284,12 +283,8 @@ class Problem:
         Unlike the share it knows that retraining divides by the smaller number of examples. Where the whole
         batch is F's it is the step's loss. The same batch gives the same function.
         """
-        batch = tuple(map(int, batch))
-        kept, _ = self.split(batch)
-        if not kept:
-            return self.mean_loss(batch)
-        whole, rest = self.mean_loss(batch), self.mean_loss(kept)
-        return self._losses.setdefault(("removed", *batch), lambda params: whole(params) - rest(params))
+        part = forgotten_part(self.mean_loss, batch, self._gone)
+        return self._losses.setdefault(("removed", *map(int, batch)), part)
 
     @cached_property
     def _losses(self) -> dict[tuple[int | str, ...], Loss]:
@@ -328,15 +323,16 @@ class Problem:
     def outcome(self, unlearned: Unlearned, broken: Iterable[str] = ()) -> Outcome:
         """Return the outcome of a method that changes the weights of the problem's own M.
 
-        Buffers, such as the running statistics of batch norm, stay those of M.
+        Buffers, such as the running statistics of batch norm, stay those of M. To what the method found
+        ``broken`` come the assumptions that only the problem can tell of.
         """
         return Outcome(
             trained=as_model(self.trained),
-            unlearned=as_model(self.trained, unlearned.params),
+            unlearned=as_model(self.trained, unlearned),
             retrained=as_model(self.retrained),
             cost=unlearned.cost,
             retraining=self.retraining,
-            broken=tuple(broken),
+            broken=(*unlearned.broken, *broken),
         )
 
 

@@ -1,20 +1,20 @@
 """All methods under one signature: from a :class:`~unrolling.methods.problem.Problem` to an ``Outcome``."""
 
-from unrolling._checks import InputError
-from unrolling.methods.amnesiac import run_amnesiac, run_amnesiac_released
+from unrolling._checks import check_free
 from unrolling.methods.baselines import run_nothing, run_retrain
-from unrolling.methods.certified_removal import run_certified_removal
-from unrolling.methods.deltagrad import run_deltagrad
-from unrolling.methods.dp_sgd import run_dp_sgd
-from unrolling.methods.fisher_scrubbing import run_fisher_scrubbing
-from unrolling.methods.linear_filtration import run_linear_filtration
-from unrolling.methods.linear_propagation import run_linear_propagation
-from unrolling.methods.newton_removal import run_newton_removal
-from unrolling.methods.ntk_scrubbing import run_ntk_scrubbing
+from unrolling.methods.others.amnesiac import run_amnesiac, run_amnesiac_released
+from unrolling.methods.others.certified_removal import run_certified_removal
+from unrolling.methods.others.deltagrad import run_deltagrad
+from unrolling.methods.others.dp_sgd import run_dp_sgd
+from unrolling.methods.others.fisher_scrubbing import run_fisher_scrubbing
+from unrolling.methods.others.linear_filtration import run_linear_filtration
+from unrolling.methods.others.linear_propagation import run_linear_propagation
+from unrolling.methods.others.newton_removal import run_newton_removal
+from unrolling.methods.others.ntk_scrubbing import run_ntk_scrubbing
+from unrolling.methods.others.sisa import run_sisa
 from unrolling.methods.problem import Method
 from unrolling.methods.second_order import run_second_order
 from unrolling.methods.single_gradient import run_final_gradient, run_single_gradient
-from unrolling.methods.sisa import run_sisa
 
 METHODS: dict[str, Method] = {
     "retrain": Method(
@@ -78,6 +78,4 @@ def register_method(name: str, method: Method) -> None:
     Raises:
         InputError: If the name is taken.
     """
-    if name in METHODS:
-        raise InputError(f"there is a method {name!r} already; choose another name.")
-    METHODS[name] = method
+    METHODS[check_free("method", name, METHODS)] = method

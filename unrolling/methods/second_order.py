@@ -1,6 +1,5 @@
 r"""Second-order unlearning: remove the terms of Eq. 6 that contain the batch as well. Not in the paper."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from unrolling.batches import Examples
 from unrolling.curvature import Loss, hessian_operator
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import times_seen
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add, check_same_parameters, from_vector, to_vector
@@ -71,7 +71,7 @@ def second_order_unlearn(
     Example:
         >>> losses = [lambda p: p["w"] ** 2 / 2, lambda p: 3 * p["w"] ** 2 / 2]  # H_0 = 1, H_1 = 3
         >>> start, end = {"w": torch.tensor(1.0)}, {"w": torch.tensor(-0.25)}  # trained with eta = 0.5
-        >>> second_order_unlearn(end, start, losses, [0], learning_rate=0.5).params["w"]  # 1 - 0.5 * 3
+        >>> second_order_unlearn(end, start, losses, [0], learning_rate=0.5)["w"]  # 1 - 0.5 * 3
         tensor(-0.5000)
     """
     eta = check_real("learning_rate", learning_rate, above=0)
@@ -172,8 +172,9 @@ def run_second_order(problem: Problem) -> Outcome:
             losses.append(problem.removed(batch))
     eta, initial = problem.learning_rate, problem.initial_params
     found = second_order_unlearn(problem.final_params, initial, losses, forget_steps, learning_rate=eta)
-    parts = Counter(batch for batch in problem.order if all(problem.split(batch)))
-    params = to_vector(found.params)
+    seen = times_seen(problem.order, problem.forget_steps)
+    parts = {batch: times for batch, times in seen.items() if problem.split(batch)[0]}
+    params = to_vector(found)
     for batch, times in parts.items():
         slope = to_vector(gradient(problem.mean_loss(problem.split(batch)[0]), initial))
         params += times * eta**2 * hessian_operator(problem.removed(batch), initial)(slope)
@@ -188,4 +189,4 @@ def run_second_order(problem: Problem) -> Outcome:
         + assumptions.smooth(problem)
         + assumptions.small_expansion(problem)
     )
-    return problem.outcome(Unlearned(from_vector(params, found.params), cost), broken)
+    return problem.outcome(Unlearned(from_vector(params, found), cost), broken)

@@ -1,6 +1,5 @@
 r"""Single-gradient unlearning (section 5.1) and the variant that section 8.3 prints."""
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import times_seen
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, add
@@ -22,7 +22,7 @@ def single_gradient_unlearn(
     learning_rate: float,
     num_epochs: int = 1,
     momentum: float = 0.0,
-) -> Params:
+) -> Unlearned:
     r"""Return w'': the final weights with the forgotten batch's first-order effect added back.
 
     .. math:: w'' = w_t + \frac{\eta m}{1 - \beta} \nabla \mathcal{L}(w_0, \hat x^*)
@@ -42,19 +42,21 @@ def single_gradient_unlearn(
             :math:`1 / (1 - \beta)` times. The paper uses none.
 
     Returns:
-        New tensors, named and shaped as ``final_params``; the inputs are left alone.
+        New weights; the inputs are left alone. They cost one gradient, and w_0.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
     check_integer("num_epochs", num_epochs, minimum=1)
     beta = check_real("momentum", momentum, minimum=0)
     if beta >= 1:
         raise InputError(f"momentum must be below 1, got {beta:g}.")
-    return add(final_params, gradient(forget_loss, initial_params), eta * num_epochs / (1 - beta))
+    unlearned = add(final_params, gradient(forget_loss, initial_params), eta * num_epochs / (1 - beta))
+    stored_bytes = sum(p.nbytes for p in initial_params.values())
+    return Unlearned(unlearned, Cost(gradients=1, hvps=0, stored_bytes=stored_bytes))
 
 
 def final_gradient_unlearn(
     final_params: Params, forget_loss: Callable[[Params], Tensor], *, learning_rate: float
-) -> Params:
+) -> Unlearned:
     r"""Return w'' with the gradient taken at the final weights, once: the formula that section 8.3 prints.
 
     .. math:: w'' = w_t + \eta \nabla \mathcal{L}(w_t, \hat x_1)
@@ -63,14 +65,16 @@ def final_gradient_unlearn(
     Section 8.3 divides by b; with the batch mean loss, as here, that factor is already inside.
     """
     eta = check_real("learning_rate", learning_rate, above=0)
-    return add(final_params, gradient(forget_loss, final_params), eta)
+    unlearned = add(final_params, gradient(forget_loss, final_params), eta)
+    cost = Cost(gradients=1, hvps=0, stored_bytes=0)
+    return Unlearned(unlearned, cost, broken=assumptions.FOLLOWS_THE_TRAJECTORY)
 
 
 def run_single_gradient(problem: Problem) -> Outcome:
     """Add back F's share of every step that saw some of it; shares of one batch are paid for once."""
-    times = Counter(problem.order[step] for step in problem.forget_steps)
+    times = times_seen(problem.order, problem.forget_steps)
     shares = [(count, problem.share(batch)) for batch, count in times.items()]
-    unlearned = single_gradient_unlearn(
+    found = single_gradient_unlearn(
         problem.final_params,
         problem.initial_params,
         lambda params: torch.stack([count * share(params) for count, share in shares]).sum(),
@@ -87,7 +91,7 @@ def run_single_gradient(problem: Problem) -> Outcome:
         + assumptions.smooth(problem)
         + assumptions.small_expansion(problem)
     )
-    return problem.outcome(Unlearned(unlearned, cost), broken)
+    return problem.outcome(Unlearned(found, cost), broken)
 
 
 def run_final_gradient(problem: Problem) -> Outcome:
@@ -100,19 +104,18 @@ def run_final_gradient(problem: Problem) -> Outcome:
             shares.append(problem.share(problem.order[step]))
             seen.update(gone)
             examples += len(gone)
-    unlearned = final_gradient_unlearn(
+    found = final_gradient_unlearn(
         problem.final_params,
         lambda params: torch.stack([share(params) for share in shares]).sum(),
         learning_rate=problem.learning_rate,
     )
     repeated = len(problem.forget_steps) > len(shares)
     broken = (
-        assumptions.FOLLOWS_THE_TRAJECTORY
-        + assumptions.batches_of_one(problem)
+        assumptions.batches_of_one(problem)
         + assumptions.whole_batches(problem)
         + assumptions.smooth(problem)
         + (("F was trained on more often than the one gradient accounts for",) if repeated else ())
         + assumptions.small_expansion(problem)
     )
     cost = Cost(gradients=examples / problem.batch_size, hvps=0, stored_bytes=0)
-    return problem.outcome(Unlearned(unlearned, cost), broken)
+    return problem.outcome(Unlearned(found, cost, broken=found.broken), broken)

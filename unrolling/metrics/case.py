@@ -99,10 +99,10 @@ class Case:
 
     @property
     def exact(self) -> "Case":
-        """The case of exact unlearning: M' in the place of M''."""
+        """The case of exact unlearning, M' in the place of M''."""
         return self.where(run.retrained for run in self.runs)
 
     @property
     def nothing(self) -> "Case":
-        """The case of doing nothing: M in the place of M''."""
+        """The case of doing nothing, M in the place of M''."""
         return self.where(run.trained for run in self.runs)

@@ -51,7 +51,7 @@ def likelihood_ratio_scores(
 
     Score models that are not among the shadow models: a model's own margins draw the fit to themselves, so
     scores of the fitted models tell the two kinds apart even where there is nothing to tell. Pass the scores
-    where the attacked model is "in" and those where it is "out" to :func:`unrolling.roc_curve`.
+    where the attacked model is "in" and those where it is "out" to :func:`unrolling.metrics.roc_curve`.
 
     Variances are sums of squares divided by models - 1. With few models the scores are too extreme, so judge
     them by their ROC curve rather than by 0 as the border.

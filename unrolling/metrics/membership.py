@@ -91,7 +91,7 @@ def shadow_model_attack(
             a network, ``MLPClassifier((64,))``, which can also find members in the midst of others.
 
     Returns:
-        Shape (examples of ``query``,), float64, for :func:`unrolling.roc_curve`.
+        Shape (examples of ``query``,), float64, for :func:`unrolling.metrics.roc_curve`.
 
     Raises:
         InputError: If outputs are no probabilities, or a class of ``query`` lacks shadow members or

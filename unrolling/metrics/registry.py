@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unrolling._checks import InputError
+from unrolling._checks import InputError, check_free
 from unrolling.metrics._inputs import LabelledOutputs
 from unrolling.metrics.case import Case, Measured, Run, Undefined
 from unrolling.metrics.leakage import epsilon_lower_bound, gaussian_weight_divergence
@@ -411,3 +411,16 @@ METRICS: dict[str, Metric] = {
     "klom": Metric("mean KL divergence of F's margins (KLoM)", "membership", None, _mean_klom),
 }
 """All metrics: name -> entry. Ordered as the paper's section 3.2: weights, their distribution, outputs."""
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Add a metric of your own to :data:`METRICS`.
+
+    Args:
+        name: Its key, as in ``measure(METRICS[name], case)``.
+        metric: See the README of this folder for a recipe.
+
+    Raises:
+        InputError: If the name is taken.
+    """
+    METRICS[check_free("metric", name, METRICS)] = metric

@@ -20,7 +20,7 @@ def reported_table(name: str) -> pd.DataFrame:
     """Return a table of the paper in long form, a row per cell group.
 
     Columns of the tables: ``pretrain_epochs`` (N), ``regularizer`` (``sd`` or ``l2``), ``strength`` (gamma or
-    lambda *in the paper's units*, see :func:`unrolling.gamma_from_released`), ``dataset``, ``model``,
+    lambda *in the paper's units*, see :func:`unrolling.losses.gamma_from_released`), ``dataset``, ``model``,
     ``unlearning_error``, ``accuracy`` in percent, and for Table 2 ``verification_error``. An empty cell of
     the paper is NaN. ``correlations`` has a row per printed value, with the figure and what it relates.
 

@@ -30,9 +30,10 @@ def trace_frame(records: Iterable[Record]) -> pd.DataFrame:
         ``sigma_root``, e and sigma_avg with the square roots of the sampled :math:`|\lambda|_{\max}`, as
         section 5.2 words it and every e of the paper is printed;
         ``weight_norm``, :math:`\|w_t\|_2`; ``v`` after single-gradient unlearning, ``v_final_gradient``,
-        ``v_amnesiac``, ``v_amnesiac_released`` and ``v_nothing``, of w_t itself, and ``v_momentum`` where the
-        t steps have momentum; ``accuracy`` of M and ``accuracy_retrained`` of M' on the test data, from 0 to
-        1; every setting of :class:`RunConfig`; and ``address``.
+        ``v_amnesiac``, ``v_amnesiac_released`` and ``v_nothing``, of w_t itself, see the table in
+        :mod:`unrolling.runs.unlearned`, and ``v_momentum`` where the t steps have momentum; ``accuracy`` of M
+        and ``accuracy_retrained`` of M' on the test data, from 0 to 1; every setting of :class:`RunConfig`;
+        and ``address``.
     """
     frames = [
         pd.DataFrame(_trace(record, record.result["trace"]["step"])).assign(

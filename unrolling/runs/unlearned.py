@@ -1,13 +1,13 @@
 r"""M'' of a run after any number of its steps, by every method that needs no training of its own."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from unrolling.curvature import Loss
-from unrolling.methods.amnesiac import (
+from unrolling.methods.forgotten_part import forgotten_part, steps_with, times_seen
+from unrolling.methods.others.amnesiac import (
     AmnesiacLog,
     ReleasedAmnesiacLog,
     amnesiac_unlearn,
@@ -18,13 +18,11 @@ from unrolling.model_loss import batch_loss, gradient
 from unrolling.parameters import Params, norm, snapshot, trainable
 from unrolling.runs.protocol import Protocol
 from unrolling.training import LossFn, Observer
+from unrolling.unlearning_error import verification_error
 
 
 class Unlearning:
-    r"""Watches a run and answers with M'' as if unlearning were asked for after any number of steps.
-
-    To first order a step on the batch B takes F's part :math:`L_B - L_{B \setminus F}` more from M than from
-    M'. Where F is whole batches, that is the batch's own loss, and single-gradient unlearning is the paper's.
+    r"""Watches a run, and knows what methods need if unlearning is asked for after any number of steps.
 
     Args:
         model: M, at w_0.
@@ -34,6 +32,13 @@ class Unlearning:
         protocol: What is trained on and forgotten.
         learning_rate: :math:`\eta`.
         training: Take gradients in training mode, as the steps were: with batch statistics.
+
+    Attributes:
+        learning_rate: :math:`\eta`.
+        initial: The weights w_0.
+        applied: What the steps on F's batches did to the weights so far.
+        released: The gradients that the released code logs after these steps.
+        observers: To be told of every step.
     """
 
     def __init__(
@@ -47,76 +52,96 @@ class Unlearning:
         learning_rate: float,
         training: bool = True,
     ):
-        self._model, self._eta = model, learning_rate
+        self._model, self.learning_rate = model, learning_rate
         self._order = protocol.order
         gone = frozenset(protocol.forget)
-        self._steps = [i for i, batch in enumerate(self._order) if not gone.isdisjoint(batch)]
+        self._steps = steps_with(self._order, gone)
 
-        def loss_on(examples: Iterable[int]) -> Loss:
-            index = torch.tensor(tuple(examples), device=inputs.device)
+        def loss_on(examples: tuple[int, ...]) -> Loss:
+            index = torch.tensor(examples, device=inputs.device)
             return batch_loss(model, loss_fn, (inputs[index], labels[index]), training=training)
 
-        def part_of(batch: tuple[int, ...]) -> Loss:
-            whole, kept = loss_on(batch), [i for i in batch if i not in gone]
-            if not kept:
-                return whole
-            rest = loss_on(kept)
-            return lambda params: whole(params) - rest(params)
-
-        self._parts = {batch: part_of(batch) for batch in dict.fromkeys(self._order[i] for i in self._steps)}
+        self._parts = {
+            batch: forgotten_part(loss_on, batch, gone) for batch in times_seen(self._order, self._steps)
+        }
         self.initial = snapshot(model)
-        self._applied = AmnesiacLog(model, self._order, gone)
-        self._released = ReleasedAmnesiacLog(model, loss_fn, self._order, gone)
-        #: To be told of every step.
-        self.observers: tuple[Observer, ...] = (self._applied, self._released)
+        self.applied = AmnesiacLog(model, self._order, gone)
+        self.released = ReleasedAmnesiacLog(model, loss_fn, self._order, gone)
+        self.observers: tuple[Observer, ...] = (self.applied, self.released)
+
+    @property
+    def now(self) -> Params:
+        """The weights that M has now; not copies."""
+        return trainable(self._model)
+
+    def part(self, params: Params) -> Tensor:
+        r"""Return F's part of the loss of one epoch, :math:`\sum_B L_B - L_{B \setminus F}`."""
+        return torch.stack([part(params) for part in self._parts.values()]).sum()
+
+    def parts_seen(self, done: int) -> list[tuple[Loss, int]]:
+        """Return F's part of each batch's loss, and how many of the first ``done`` steps took it."""
+        seen = times_seen(self._order, (step for step in self._steps if step < done))
+        return [(self._parts[batch], count) for batch, count in seen.items()]
 
     @property
     def gradient_norm(self) -> float:
         r"""Norm of F's part in the gradient of one epoch at w_0."""
-        return norm(gradient(self._sum, self.initial))
-
-    def _sum(self, params: Params) -> Tensor:
-        return torch.stack([part(params) for part in self._parts.values()]).sum()
-
-    def at_initial_weights(self, done: int, *, momentum: float = 0.0) -> Params:
-        """Return M'' after ``done`` steps by single-gradient unlearning (section 5.1)."""
-        unlearned = trainable(self._model)
-        times = Counter(self._order[step] for step in self._steps if step < done)
-        for batch, count in times.items():
-            unlearned = single_gradient_unlearn(
-                unlearned,
-                self.initial,
-                self._parts[batch],
-                learning_rate=self._eta,
-                num_epochs=count,
-                momentum=momentum,
-            )
-        return unlearned
-
-    def at_final_weights(self, done: int) -> Params:
-        """Return M'' by the formula that section 8.3 prints, with the gradient at the weights reached."""
-        now = trainable(self._model)
-        if not any(step < done for step in self._steps):
-            return now
-        return final_gradient_unlearn(now, self._sum, learning_rate=self._eta)
-
-    def amnesiac(self) -> Params:
-        """Return M'' by amnesiac unlearning: the updates of F's batches undone."""
-        return amnesiac_unlearn(trainable(self._model), self._applied).params
-
-    def amnesiac_released(self) -> Params:
-        """Return M'' by the amnesiac unlearning of the released code."""
-        now = trainable(self._model)
-        return released_amnesiac_unlearn(now, self._released, learning_rate=self._eta).params
+        return norm(gradient(self.part, self.initial))
 
     def state(self) -> dict[str, Params]:
         """Return what an exact resume needs."""
-        return {"updates": self._applied.updates, "gradients": self._released.gradients}
+        return {"updates": self.applied.updates, "gradients": self.released.gradients}
 
     def load_state(self, state: dict[str, Params]) -> None:
         """Continue from :meth:`state`."""
-        own = trainable(self._model)
-        self._applied.updates, self._released.gradients = (
+        own = self.now
+        self.applied.updates, self.released.gradients = (
             {name: value.to(own[name].device) for name, value in state[key].items()}
             for key in ("updates", "gradients")
         )
+
+
+def single_gradient(run: Unlearning, done: int, *, momentum: float = 0.0) -> Params:
+    """Return M'' after ``done`` steps by single-gradient unlearning (section 5.1)."""
+    unlearned = run.now
+    for part, count in run.parts_seen(done):
+        unlearned = single_gradient_unlearn(
+            unlearned,
+            run.initial,
+            part,
+            learning_rate=run.learning_rate,
+            num_epochs=count,
+            momentum=momentum,
+        )
+    return unlearned
+
+
+def final_gradient(run: Unlearning, done: int) -> Params:
+    """Return M'' by the formula that section 8.3 prints, with the gradient at the weights reached."""
+    if not run.parts_seen(done):
+        return run.now
+    return final_gradient_unlearn(run.now, run.part, learning_rate=run.learning_rate)
+
+
+RUN_METHODS: dict[str, Callable[[Unlearning, int], Params]] = {
+    "single_gradient": single_gradient,
+    "final_gradient": final_gradient,
+    "amnesiac": lambda run, done: amnesiac_unlearn(run.now, run.applied),
+    "amnesiac_released": lambda run, done: released_amnesiac_unlearn(
+        run.now, run.released, learning_rate=run.learning_rate
+    ),
+    "nothing": lambda run, done: run.now,
+}
+"""The methods whose v a run records: name -> from a run and the number of its steps to the weights of M''."""
+
+
+def column(name: str) -> str:
+    """Return the column of a trace that holds a method's v; that of the paper's own has no name in it."""
+    return "v" if name == "single_gradient" else f"v_{name}"
+
+
+def verification_errors(run: Unlearning, done: int, retrained: Params) -> dict[str, float]:
+    """Return v of every method of :data:`RUN_METHODS` after ``done`` steps, by column of the trace."""
+    return {
+        column(name): verification_error(method(run, done), retrained) for name, method in RUN_METHODS.items()
+    }

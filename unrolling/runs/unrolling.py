@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from unrolling.parameters import Params, load_parameters, norm, trainable, training_mode
+from unrolling.parameters import load_parameters, norm, trainable, training_mode
 from unrolling.runs.pretraining import unrolled_recipe
 from unrolling.runs.trainer import State, Trainer
-from unrolling.runs.unlearned import Unlearning
+from unrolling.runs.unlearned import RUN_METHODS, Unlearning, single_gradient, verification_errors
 from unrolling.seeding import seeded
 from unrolling.trackers import Recorder, accuracy
 from unrolling.training import Batch, DivergedError, Observer, copy_for_retraining
@@ -111,7 +111,7 @@ class Unrolling:
         )
         estimate, rows = self._tracker.result(), self._recorder.rows
         privacy = {"privacy": score(self._unlearned())} if score else {}
-        load_parameters(model, self._unlearning.at_initial_weights(len(protocol.order)))
+        load_parameters(model, single_gradient(self._unlearning, len(protocol.order)))
         return {
             "trace": {key: [row[key] for row in rows] for key in rows[0]},
             "sigma": {"step": list(estimate.sigma_steps), "eigenvalue": list(estimate.eigenvalues)},
@@ -151,16 +151,12 @@ class Unrolling:
             "weight_change": estimate.weight_change,
             "weight_norm": norm(now),
             "sigma_avg": estimate.sigma_avg,
-            "v": verification_error(unlearning.at_initial_weights(done), other),
-            "v_final_gradient": verification_error(unlearning.at_final_weights(done), other),
-            "v_amnesiac": verification_error(unlearning.amnesiac(), other),
-            "v_amnesiac_released": verification_error(unlearning.amnesiac_released(), other),
-            "v_nothing": verification_error(now, other),
+            **verification_errors(unlearning, done, other),
             "accuracy": accuracy(self._model, *test_data),
             "accuracy_retrained": accuracy(self._retrained, *test_data),
         }
         if self._recipe.momentum:
-            informed = unlearning.at_initial_weights(done, momentum=self._recipe.momentum)
+            informed = single_gradient(unlearning, done, momentum=self._recipe.momentum)
             row["v_momentum"] = verification_error(informed, other)
         if not all(map(math.isfinite, row.values())):
             raise DivergedError(
@@ -172,19 +168,13 @@ class Unrolling:
     def _unlearned(self) -> dict[str, nn.Module]:
         """Return M, M' and M'' by the methods whose privacy risk is scored."""
 
-        def with_weights(params: Params) -> nn.Module:
+        def by(method: str) -> nn.Module:
             unlearned = copy.deepcopy(self._model)
-            load_parameters(unlearned, params)
+            load_parameters(unlearned, RUN_METHODS[method](self._unlearning, len(self._setup.protocol.order)))
             return unlearned
 
-        steps, unlearning = len(self._setup.protocol.order), self._unlearning
-        return {
-            "trained": self._model,
-            "retrained": self._retrained,
-            "single_gradient": with_weights(unlearning.at_initial_weights(steps)),
-            "final_gradient": with_weights(unlearning.at_final_weights(steps)),
-            "amnesiac": with_weights(unlearning.amnesiac()),
-        }
+        models = {"trained": self._model, "retrained": self._retrained}
+        return models | {name: by(name) for name in ("single_gradient", "final_gradient", "amnesiac")}
 
 
 class _Reordered(Observer):

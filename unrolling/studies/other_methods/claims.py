@@ -13,8 +13,7 @@ from torch import Tensor
 from unrolling.batches import make_batch_order
 from unrolling.data import load_dataset
 from unrolling.losses import Objective
-from unrolling.methods.single_gradient import single_gradient_unlearn
-from unrolling.methods.sisa import (
+from unrolling.methods.others.sisa import (
     Sisa,
     SisaRecipe,
     assign_shards,
@@ -22,6 +21,7 @@ from unrolling.methods.sisa import (
     sisa_train,
     sisa_unlearn,
 )
+from unrolling.methods.single_gradient import single_gradient_unlearn
 from unrolling.model_loss import batch_loss
 from unrolling.models import build_model
 from unrolling.paper import Finding

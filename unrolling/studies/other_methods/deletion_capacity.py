@@ -16,8 +16,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from unrolling.methods.linear_model import LINEAR_LOSSES, linear_hessian, minimise_linear
-from unrolling.methods.newton_removal import gaussian_noise_scale, newton_removal_bound, newton_unlearn
+from unrolling.methods.others.linear_model import LINEAR_LOSSES, linear_hessian, minimise_linear
+from unrolling.methods.others.newton_removal import gaussian_noise_scale, newton_removal_bound, newton_unlearn
 from unrolling.paper import Finding
 from unrolling.parameters import Params
 from unrolling.seeding import make_generator
@@ -94,7 +94,7 @@ def newton_weights(problem: Problem, num_forgotten: int, noise: Tensor) -> Tenso
         noise_scale=0.0,
         generator=make_generator(0, "unused"),
     )
-    return found.params["w"] + gaussian_noise_scale(shift, epsilon=EPSILON, delta=DELTA) * noise
+    return found["w"] + gaussian_noise_scale(shift, epsilon=EPSILON, delta=DELTA) * noise
 
 
 def capacity(problem: Problem, method: Method, *, penalty: bool = True) -> int:

@@ -16,6 +16,7 @@ from unrolling.batches import BatchOrder, Examples
 from unrolling.curvature import Loss
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import split
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, check_same_parameters, from_vector, to_vector
@@ -64,9 +65,9 @@ def bfgs_product(pairs: Sequence[Pair], vector: Tensor) -> Tensor:
     return sigma * vector - wings.T @ torch.linalg.solve(middle, wings @ vector)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeltaGradReplay(Unlearned):
-    """The weights w'', their cost, and how the replay went.
+    """The weights w'', and how the replay went.
 
     Attributes:
         exact_steps: Steps whose gradient was computed in full.
@@ -123,8 +124,8 @@ def deltagrad_unlearn(
 
     Args:
         final_params: Weights w_t after training.
-        trajectory: For each step of ``order`` the weights before it, see :class:`~unrolling.WeightLog`; read
-            once.
+        trajectory: For each step of ``order`` the weights before it, see
+            :class:`~unrolling.methods.WeightLog`; read once.
         loss_on: From example numbers to their *mean* loss ``loss(params) -> scalar``, as trained on.
         order: The batch of every step.
         forget: F, numbers of the forgotten examples, in any form.
@@ -152,7 +153,7 @@ def deltagrad_unlearn(
         >>> found = deltagrad_unlearn(
         ...     path[-1], path[:-1], loss_on, order, [2], learning_rate=0.5, burn_in=1
         ... )
-        >>> found.params["w"], found.exact_steps
+        >>> found["w"], found.exact_steps
         (tensor([0.]), 2)
     """
     eta = check_real("learning_rate", learning_rate, above=0)
@@ -180,8 +181,7 @@ def deltagrad_unlearn(
         batch = order[steps]
         steps += 1
         stored_bytes += sum(p.nbytes for p in before.values())
-        gone = tuple(i for i in batch if i in gone_set)
-        kept = tuple(i for i in batch if i not in gone_set)
+        kept, gone = split(batch, gone_set)
         cached, then = (to_vector({name: w[name] for name in final_params}).detach() for w in (before, after))
         if replay is None:
             if not gone:

@@ -48,7 +48,7 @@ def linear_propagation_unlearn(
     Args:
         final_params: Weights w_t after training.
         trajectory: For each step in turn the weights *before* it (see
-            :class:`~unrolling.WeightLog`) and its mean loss ``loss(params) -> scalar`` as it was
+            :class:`~unrolling.methods.WeightLog`) and its mean loss ``loss(params) -> scalar`` as it was
             trained on. It is read once; a generator may load the weights one by one.
         forget_steps: The steps to forget, see :meth:`~unrolling.BatchOrder.steps_of_batch`.
         learning_rate: :math:`\eta`, constant over the steps.
@@ -65,7 +65,7 @@ def linear_propagation_unlearn(
         >>> path = [{"w": torch.tensor(1.0)}, {"w": torch.tensor(0.5)}]  # trained with eta = 0.5
         >>> end = {"w": torch.tensor(-0.25)}
         >>> found = linear_propagation_unlearn(end, zip(path, losses), [0], learning_rate=0.5)
-        >>> found.params["w"], found.cost  # 1 - 0.5 * 3
+        >>> found["w"], found.cost  # 1 - 0.5 * 3
         (tensor(-0.5000), Cost(gradients=1, hvps=1, stored_bytes=8))
     """
     eta = check_real("learning_rate", learning_rate, above=0)
@@ -88,7 +88,8 @@ def linear_propagation_unlearn(
             f"{steps - 1}). A generator can be read only once: pass a fresh one."
         )
     cost = Cost(gradients=len(forget), hvps=hvps, stored_bytes=stored_bytes)
-    return Unlearned(add(final_params, from_vector(delta, final_params)), cost)
+    unlearned = add(final_params, from_vector(delta, final_params))
+    return Unlearned(unlearned, cost, broken=assumptions.FOLLOWS_THE_TRAJECTORY)
 
 
 def run_linear_propagation(problem: Problem) -> Outcome:
@@ -115,5 +116,4 @@ def run_linear_propagation(problem: Problem) -> Outcome:
         hvps=found.cost.hvps,
         stored_bytes=sum(p.nbytes for weights in problem.log.weights for p in weights.values()),
     )
-    broken = assumptions.FOLLOWS_THE_TRAJECTORY + assumptions.smooth(problem)
-    return problem.outcome(Unlearned(found.params, cost), broken)
+    return problem.outcome(Unlearned(found, cost, broken=found.broken), assumptions.smooth(problem))

@@ -12,7 +12,7 @@ from unrolling._checks import InputError, check_examples, check_integer, check_r
 from unrolling.batches import Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.parameters import (
     Params,
@@ -51,7 +51,7 @@ def ntk_scrub_unlearn(
     with the gradients of all outputs on S as the columns of :math:`G_S`. So it is exact where the network is
     linear in w, the loss squared, the weight decay *towards* :math:`w_0`, and training has converged. For
     networks trained otherwise it is a heuristic. The authors then add noise, see
-    :func:`~unrolling.fisher_scrub_unlearn`.
+    :func:`~unrolling.methods.others.fisher_scrub_unlearn`.
 
     Args:
         final_params: Weights w_t after training.

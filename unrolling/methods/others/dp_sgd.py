@@ -18,7 +18,7 @@ from unrolling._checks import InputError, UnrollingError, check_integer, check_r
 from unrolling.losses import cross_entropy
 from unrolling.methods.assumptions import loss_is
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import Model, NotApplicable, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, snapshot, trainable
 from unrolling.seeding import make_generator, seeded
@@ -42,7 +42,7 @@ class Private:
     buffers: Params = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrivatelyUnlearned(Unlearned):
     r"""The weights as they were, and the guarantee for the group that asked.
 
@@ -188,7 +188,14 @@ def dp_sgd_unlearn(trained: Private, num_forgotten: int) -> PrivatelyUnlearned:
     """
     epsilon, delta = group_privacy(trained.epsilon, trained.delta, num_forgotten)
     params = {name: p.clone() for name, p in trained.params.items()}
-    return PrivatelyUnlearned(params, Cost(gradients=0, hvps=0, stored_bytes=0), epsilon, delta)
+    broken: tuple[str, ...] = ()
+    if epsilon == math.inf:
+        broken = ("trained without noise, which guarantees nothing",)
+    elif delta >= 1:
+        broken = (f"the guarantee for {num_forgotten} examples is empty (delta {delta:.1e})",)
+    return PrivatelyUnlearned(
+        params, Cost(gradients=0, hvps=0, stored_bytes=0), epsilon, delta, broken=broken
+    )
 
 
 def _check_delta(delta: float) -> None:
@@ -236,18 +243,12 @@ def run_dp_sgd(
         trained = train_privately(problem.examples, "M")
         retrained = train_privately(problem.retained, "M'")
     found = dp_sgd_unlearn(trained, len(problem.forget))
-    broken = []
-    if problem.l2:
-        broken.append("trained without the l2 term, which cannot be clipped per example")
-    if found.epsilon == math.inf:
-        broken.append("trained without noise, which guarantees nothing")
-    elif found.delta >= 1:
-        broken.append(f"the guarantee for {len(problem.forget)} examples is empty (delta {found.delta:.1e})")
+    without = ("trained without the l2 term, which cannot be clipped per example",) if problem.l2 else ()
     return Outcome(
         trained=measured(trained),
-        unlearned=measured(replace(trained, params=found.params)),
+        unlearned=measured(replace(trained, params=found)),
         retrained=measured(retrained),
         cost=found.cost,
         retraining=Cost(gradients=len(problem.order), hvps=0, stored_bytes=problem.retraining.stored_bytes),
-        broken=tuple(broken),
+        broken=(*without, *found.broken),
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unrolling._checks import InputError, check_integer, check_real
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.per_example import ExampleJacobians
+from unrolling.methods.others.per_example import ExampleJacobians
 from unrolling.methods.problem import Outcome, Problem, applicable
 from unrolling.model_loss import gradient
 from unrolling.parameters import Params, check_same_parameters, load_parameters, trainable

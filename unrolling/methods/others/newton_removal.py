@@ -155,7 +155,7 @@ def newton_unlearn(
         ...     noise_scale=0.0,
         ...     generator=torch.Generator(),
         ... )
-        >>> found.params["w"]
+        >>> found["w"]
         tensor([1.5000])
     """
     n = check_integer("num_examples", num_examples, minimum=2)
@@ -261,7 +261,7 @@ def run_newton_removal(problem: Problem, *, epsilon: float = 1.0, delta: float =
     part = (n - m) / problem.batch_size
     return Outcome(
         trained=as_model(problem.trained, add(minimum, noise, scale)),
-        unlearned=as_model(problem.trained, add(step.params, noise, scale)),
+        unlearned=as_model(problem.trained, add(step, noise, scale)),
         retrained=as_model(problem.trained, add(reference, noise, scale)),
         cost=step.cost,
         retraining=Cost(gradients * part, hessians * size * part, 0),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unrolling._checks import InputError, check_examples, check_integer, check_logits, check_real
 from unrolling.batches import BatchOrder, Examples
-from unrolling.methods.cost import Cost
+from unrolling.methods.cost import Cost, Unlearned
 from unrolling.methods.problem import Model, Outcome, Problem, applicable, as_model
 from unrolling.parameters import Params, trainable, training_mode
 from unrolling.seeding import make_generator, seeded
@@ -101,8 +101,21 @@ class Sisa:
     def params(self) -> Params:
         """The trainable weights of all models, named ``"<shard>.<name>"``."""
         return {
-            f"{i}.{name}": p for i, model in enumerate(self.models) for name, p in trainable(model).items()
+            f"{i}.{name}": p.detach()
+            for i, model in enumerate(self.models)
+            for name, p in trainable(model).items()
         }
+
+
+@dataclass(frozen=True, eq=False)
+class SisaUnlearned(Unlearned):
+    """The weights of all models of the ensemble, named ``"<shard>.<name>"``, and the ensemble.
+
+    Attributes:
+        ensemble: What predicts, and what to forget from next.
+    """
+
+    ensemble: Sisa
 
 
 def sisa_train(
@@ -139,7 +152,7 @@ def sisa_train(
     return Sisa(assignment, recipe, tuple(models), tuple(checkpoints), cost)
 
 
-def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Examples) -> Sisa:
+def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Examples) -> SisaUnlearned:
     r"""Forget examples exactly: bit for bit what :func:`sisa_train` gives on an assignment without them.
 
     Each shard that holds some goes back to before the first of their slices. Where S shards of R slices are
@@ -158,7 +171,7 @@ def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Examples) -
         forget: The examples to forget: whole numbers in any form, or a mask of shape (n,).
 
     Returns:
-        A new ensemble, whose cost is that of this call.
+        A new ensemble and its weights. The cost is that of this call, and all checkpoints.
 
     Raises:
         InputError: If ``forget`` is empty, names an example that the ensemble does not hold, or leaves a
@@ -188,9 +201,8 @@ def sisa_unlearn(sisa: Sisa, inputs: Tensor, labels: Tensor, forget: Examples) -
             checkpoints[shard] = kept + later[1:]
             gradients += spent
     cost = Cost(gradients=gradients, hvps=0, stored_bytes=_num_bytes(checkpoints))
-    return replace(
-        sisa, assignment=assignment, models=tuple(models), checkpoints=tuple(checkpoints), cost=cost
-    )
+    ensemble = Sisa(assignment, sisa.recipe, tuple(models), tuple(checkpoints), cost)
+    return SisaUnlearned(ensemble.params, cost, ensemble)
 
 
 def sisa_probabilities(sisa: Sisa, inputs: Tensor) -> Tensor:
@@ -281,7 +293,7 @@ def run_sisa(problem: Problem, *, num_shards: int = 3, num_slices: int = 3) -> O
     start = sum(value.nbytes for value in problem.model.state_dict().values())
     return Outcome(
         trained=_as_model(trained),
-        unlearned=_as_model(unlearned),
+        unlearned=_as_model(unlearned.ensemble),
         retrained=_as_model(retrained),
         cost=replace(unlearned.cost, stored_bytes=trained.cost.stored_bytes),
         retraining=replace(retrained.cost, stored_bytes=start),
@@ -295,4 +307,4 @@ def _as_model(sisa: Sisa) -> Model:
         logs = torch.stack([model.logits(inputs).log_softmax(dim=1) for model in models])
         return logs.logsumexp(dim=0) - math.log(len(models))
 
-    return Model({name: p.detach() for name, p in sisa.params.items()}, logits)
+    return Model(sisa.params, logits)

@@ -7,22 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from unrolling import (
-    WeightLog,
-    batch_loss,
-    copy_for_retraining,
-    cross_entropy,
-    linear_propagation_unlearn,
-    make_batch_order,
-    make_generator,
-    seeded,
-    snapshot,
-    train,
-)
+from unrolling import batch_loss, cross_entropy, make_batch_order, make_generator, seeded, snapshot, train
 from unrolling._checks import InputError
+from unrolling.methods import WeightLog
+from unrolling.methods.others import linear_propagation_unlearn
 from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance, norm, to_vector
+from unrolling.training import copy_for_retraining
 
 
 def loss_fn(model, batch):
@@ -65,7 +57,7 @@ def propagate(losses, params, forget, eta):
     path = sgd_path(losses, params, eta)
     trajectory = zip(path, losses, strict=False)  # the last weights have no step
     found = linear_propagation_unlearn(path[-1], trajectory, forget, learning_rate=eta)
-    return path[-1], sgd_path(without(losses, forget), params, eta)[-1], found.params
+    return path[-1], sgd_path(without(losses, forget), params, eta)[-1], found
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -140,7 +132,7 @@ def test_a_log_of_the_trainer_and_losses_as_trained_are_its_trajectory(batch_nor
     found = linear_propagation_unlearn(snapshot(model), trajectory, steps, learning_rate=1e-3)
     nothing = distance(snapshot(model), snapshot(retrained))
     assert nothing > 1e-5
-    assert distance(found.params, snapshot(retrained)) < 1e-3 * nothing
+    assert distance(found, snapshot(retrained)) < 1e-3 * nothing
 
 
 def test_cost_is_what_was_computed():
@@ -169,7 +161,7 @@ def test_parameters_may_come_in_another_order_and_are_left_alone():
     before = [{name: p.clone() for name, p in w.items()} for w in path]
     turned = [dict(reversed(w.items())) for w in path[:-1]]
     one, other = (
-        linear_propagation_unlearn(path[-1], zip(w, losses, strict=True), [1], learning_rate=0.1).params
+        linear_propagation_unlearn(path[-1], zip(w, losses, strict=True), [1], learning_rate=0.1)
         for w in (path[:-1], turned)
     )
     assert distance(one, other) == 0

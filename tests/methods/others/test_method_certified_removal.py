@@ -12,14 +12,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from unrolling import make_generator
 from unrolling._checks import InputError, UnrollingError
-from unrolling.methods.certified_removal import (
+from unrolling.methods.others.certified_removal import (
     CertifiedModel,
     RemovalSettings,
-    certified_removal,
+    certified_removal_unlearn,
     train_certified,
     worst_case_bound,
 )
-from unrolling.methods.linear_model import (
+from unrolling.methods.others.linear_model import (
     LINEAR_LOSSES,
     linear_gradient,
     linear_hessian,
@@ -131,11 +131,11 @@ def test_removal_from_least_squares_is_the_closed_form_of_what_is_left(d, m, see
     inputs, targets = data(20, d, seed, "least_squares")
     model = trained(inputs, targets, "least_squares")
     forget = torch.randperm(20, generator=make_generator(seed, "forget"))[:m].tolist()
-    found = certified_removal(model, inputs, targets, forget, generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, forget, generator=make_generator(1, "b"))
     x, y = inputs[found.model.kept], targets[found.model.kept]
     normal_matrix = x.T @ x + 1e-2 * (20 - m) * torch.eye(d, dtype=torch.float64)
     expected = torch.linalg.solve(normal_matrix, x.T @ y - model.noise)
-    torch.testing.assert_close(found.params["weight"][0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found["weight"][0], expected, rtol=1e-9, atol=1e-9)
     assert found.bound == found.worst_case == 0
     assert not found.retrained
 
@@ -152,7 +152,7 @@ def test_removal_from_least_squares_is_the_closed_form_of_what_is_left(d, m, see
 def test_true_residual_is_below_the_data_bound_and_that_below_the_worst_case(n, d, m, l2, noise_scale, seed):
     inputs, targets = data(n, d, seed)
     model = trained(inputs, targets, l2=l2, noise_scale=noise_scale)
-    found = certified_removal(model, inputs, targets, range(m), generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, range(m), generator=make_generator(1, "b"))
     assert found.bound <= found.worst_case
     if not found.retrained:
         assert residual(found.model, inputs, targets) <= model.spent + found.bound + 1e-11
@@ -167,7 +167,7 @@ def test_printed_worst_case_leaves_out_the_noise_and_can_fail():
     kept = torch.ones(40, dtype=torch.bool)
     own = terms(l2=1.0, noise_scale=30.0)
     model = CertifiedModel({"weight": fit.weights[None]}, noise, kept, fit.residual, own)
-    found = certified_removal(model, inputs, targets, [0], generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, [0], generator=make_generator(1, "b"))
     printed = worst_case_bound("logistic", num_kept=39, num_removed=1, l2=1.0)
     assert printed < found.bound <= found.worst_case
 
@@ -175,23 +175,23 @@ def test_printed_worst_case_leaves_out_the_noise_and_can_fail():
 def test_newton_step_brings_the_weights_much_nearer_to_retraining():
     inputs, targets = data(300, 4)
     model = trained(inputs, targets)
-    found = certified_removal(model, inputs, targets, [7, 8], generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, [7, 8], generator=make_generator(1, "b"))
     target = retrained_weights(found.model, inputs, targets)
-    after = float((found.params["weight"][0] - target).norm())
+    after = float((found["weight"][0] - target).norm())
     assert after < 0.02 * float((model.params["weight"][0] - target).norm())
 
 
 def test_forgetting_many_at_once_is_one_newton_step_for_all():
     inputs, targets = data(60, 3)
     model = trained(inputs, targets)
-    found = certified_removal(model, inputs, targets, [3, 11, 40], generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, [3, 11, 40], generator=make_generator(1, "b"))
     x, y, w = inputs[found.model.kept], targets[found.model.kept], model.params["weight"][0]
 
     def left(p):
         return written_out(p, x, y, model.noise, "logistic", 1e-2)
 
     step = torch.linalg.solve(dense_hessian(left, model.params), gradient(left, model.params)["weight"][0])
-    torch.testing.assert_close(found.params["weight"][0], w - step, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found["weight"][0], w - step, rtol=1e-8, atol=1e-10)
 
 
 def test_bounds_add_up_and_cover_the_residual_after_every_removal():
@@ -199,7 +199,7 @@ def test_bounds_add_up_and_cover_the_residual_after_every_removal():
     model = trained(inputs, targets, noise_scale=100.0)
     spent = model.spent
     for example in range(12):
-        found = certified_removal(model, inputs, targets, [example], generator=make_generator(1, "b"))
+        found = certified_removal_unlearn(model, inputs, targets, [example], generator=make_generator(1, "b"))
         assert not found.retrained
         spent += found.bound
         model = found.model
@@ -212,13 +212,15 @@ def test_bounds_add_up_and_cover_the_residual_after_every_removal():
 def test_an_exhausted_budget_forces_retraining_with_new_noise():
     inputs, targets = data(100, 3)
     first, generator = trained(inputs, targets), make_generator(1, "b")
-    bounds = [certified_removal(first, inputs, targets, [i], generator=generator).bound for i in range(12)]
+    bounds = [
+        certified_removal_unlearn(first, inputs, targets, [i], generator=generator).bound for i in range(12)
+    ]
     # A budget for two and a half of the costliest removals.
     scale = 2.5 * max(bounds) / terms(noise_scale=1.0).budget
     model = trained(inputs, targets, noise_scale=scale)
     alone = []
     for example in range(12):
-        found = certified_removal(model, inputs, targets, [example], generator=generator)
+        found = certified_removal_unlearn(model, inputs, targets, [example], generator=generator)
         assert found.retrained == (model.spent + found.bound > model.settings.budget)
         assert found.model.spent <= found.model.settings.budget
         assert torch.equal(found.model.noise, model.noise) is not found.retrained
@@ -226,7 +228,7 @@ def test_an_exhausted_budget_forces_retraining_with_new_noise():
             alone.append(found.bound < model.settings.budget)
             assert found.model.spent <= found.model.settings.tolerance
             fresh = retrained_weights(found.model, inputs, targets)
-            torch.testing.assert_close(found.params["weight"][0], fresh, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(found["weight"][0], fresh, rtol=1e-7, atol=1e-9)
         model = found.model
     assert any(alone)  # it was the sum that exhausted the budget
 
@@ -264,10 +266,10 @@ def one_dimensional():
         fit = minimise_linear(inputs, targets, value[None], loss="logistic", l2=0.05, tolerance=1e-11)
         kept = torch.ones(40, dtype=torch.bool)
         model = CertifiedModel({"weight": fit.weights[None]}, value[None], kept, 0.0, own)
-        found = certified_removal(model, inputs, targets, range(3), generator=make_generator(1, "b"))
+        found = certified_removal_unlearn(model, inputs, targets, range(3), generator=make_generator(1, "b"))
         assert not found.retrained
         x, y = inputs[found.model.kept], targets[found.model.kept]
-        for weights, noises in ((found.params["weight"][0], shifted), (fit.weights, untouched)):
+        for weights, noises in ((found["weight"][0], shifted), (fit.weights, untouched)):
             noises.append(-float(linear_gradient(LINEAR_LOSSES["logistic"], weights, x, y, 0.05)[0]))
         bounds.append(found.bound)
     return b.numpy(), np.array(shifted), np.array(untouched), np.array(bounds)
@@ -301,9 +303,9 @@ def test_bend_of_the_density_is_far_below_epsilon_in_more_dimensions():
         """Return the T(b) for which w'' is the retrained minimiser, and the bound on |b - T(b)|."""
         fit = minimise_linear(inputs, targets, noise, loss="logistic", l2=own.l2, tolerance=1e-11)
         model = CertifiedModel({"weight": fit.weights[None]}, noise, kept, 0.0, own)
-        found = certified_removal(model, inputs, targets, [0], generator=make_generator(1, "b"))
+        found = certified_removal_unlearn(model, inputs, targets, [0], generator=make_generator(1, "b"))
         assert not found.retrained
-        w, x, y = found.params["weight"][0], inputs[found.model.kept], targets[found.model.kept]
+        w, x, y = found["weight"][0], inputs[found.model.kept], targets[found.model.kept]
         return -linear_gradient(loss, w, x, y, own.l2), found.bound
 
     # So little noise that this one removal takes all of the budget.
@@ -338,7 +340,9 @@ def test_a_small_residual_alone_hides_nothing():
 def test_cost_is_that_of_the_step_and_of_the_bound():
     inputs, targets = data(100, 3)
     model = trained(inputs, targets)
-    found = certified_removal(model, inputs, targets, [0, 1], generator=make_generator(1, "b"), batch_size=10)
+    found = certified_removal_unlearn(
+        model, inputs, targets, [0, 1], generator=make_generator(1, "b"), batch_size=10
+    )
     assert (found.cost.gradients, found.cost.hvps) == ((2 + 98) / 10, 3 * 98 / 10)
     assert found.cost.stored_bytes == 3 * 8
 
@@ -357,7 +361,7 @@ def test_cost_of_forced_retraining_counts_what_newton_computed(monkeypatch):
 
     watched = type(loss)(counted("slope"), counted("curvature"), loss.slope_bound, loss.curvature_lipschitz)
     monkeypatch.setitem(LINEAR_LOSSES, "logistic", watched)
-    found = certified_removal(model, inputs, targets, [0], generator=make_generator(1, "b"))
+    found = certified_removal_unlearn(model, inputs, targets, [0], generator=make_generator(1, "b"))
     assert found.retrained
     assert found.cost.gradients == calls["slope"] + 99  # the bound passes over what is kept once
     assert found.cost.hvps == 3 * calls["curvature"]
@@ -367,7 +371,7 @@ def test_nothing_of_the_callers_is_changed():
     inputs, targets = data(50, 3)
     model = trained(inputs, targets)
     before = inputs.clone(), targets.clone(), model.params["weight"].clone(), model.kept.clone()
-    certified_removal(model, inputs, targets, [0], generator=make_generator(1, "b"))
+    certified_removal_unlearn(model, inputs, targets, [0], generator=make_generator(1, "b"))
     after = inputs, targets, model.params["weight"], model.kept
     assert all(map(torch.equal, before, after))
 
@@ -377,7 +381,7 @@ def test_misuse_is_refused():
     model = trained(inputs, targets)
 
     def remove(forget, own=model, x=inputs, y=targets):
-        return certified_removal(own, x, y, forget, generator=make_generator(1, "b"))
+        return certified_removal_unlearn(own, x, y, forget, generator=make_generator(1, "b"))
 
     for forget, words in (
         ([], "`forget` is empty"),

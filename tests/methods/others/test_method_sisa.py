@@ -12,7 +12,7 @@ from torch import nn
 
 from unrolling import Objective, make_generator, seeded
 from unrolling._checks import InputError
-from unrolling.methods.sisa import (
+from unrolling.methods.others.sisa import (
     SisaRecipe,
     assign_shards,
     sisa_probabilities,
@@ -66,7 +66,7 @@ def test_forgetting_gives_the_bits_of_training_from_scratch_without_the_examples
     before = states(trained)
     poisoned = inputs.clone()
     poisoned[list(gone)] = math.nan  # whoever reads a forgotten example from now on shows it
-    unlearned = sisa_unlearn(trained, poisoned, labels, gone)
+    unlearned = sisa_unlearn(trained, poisoned, labels, gone).ensemble
     scratch = sisa_train(model, inputs, labels, without(trained.assignment, gone), RECIPE)
     assert_same_ensemble(unlearned, scratch)
     assert all(map(torch.equal, states(trained), before))
@@ -77,13 +77,13 @@ def test_forgetting_from_several_slices_goes_back_to_the_first_of_them():
     model, inputs, labels = problem()
     trained = sisa_train(model, inputs, labels, assign_shards(N, 2, 3, seed=0), RECIPE)
     gone = [trained.assignment[0][1][0], trained.assignment[0][2][0], trained.assignment[1][2][0]]
-    together = sisa_unlearn(trained, inputs, labels, gone)
+    together = sisa_unlearn(trained, inputs, labels, gone).ensemble
     assert_same_ensemble(
         together, sisa_train(model, inputs, labels, without(trained.assignment, gone), RECIPE)
     )
     one_by_one = trained
     for example in gone:
-        one_by_one = sisa_unlearn(one_by_one, inputs, labels, [example])
+        one_by_one = sisa_unlearn(one_by_one, inputs, labels, [example]).ensemble
     assert_same_ensemble(one_by_one, together)
 
 
@@ -91,7 +91,7 @@ def test_shards_without_forgotten_examples_are_not_touched():
     model, inputs, labels = problem()
     trained = sisa_train(model, inputs, labels, assign_shards(N, 3, 2, seed=0), RECIPE)
     gone = trained.assignment[1][1][0]
-    unlearned = sisa_unlearn(trained, inputs, labels, [gone])
+    unlearned = sisa_unlearn(trained, inputs, labels, [gone]).ensemble
     assert [a is b for a, b in zip(trained.models, unlearned.models, strict=True)] == [True, False, True]
 
 
@@ -99,7 +99,9 @@ def test_one_shard_with_one_slice_is_naive_retraining():
     model, inputs, labels = linear_problem()
     (((*examples,),),) = assignment = assign_shards(N, 1, 1, seed=0)
     examples.remove(11)
-    unlearned = sisa_unlearn(sisa_train(model, inputs, labels, assignment, RECIPE), inputs, labels, [11])
+    unlearned = sisa_unlearn(
+        sisa_train(model, inputs, labels, assignment, RECIPE), inputs, labels, [11]
+    ).ensemble
     generator = make_generator(5, "sisa batches", 0, 0)
     for _ in range(2):
         for step in torch.tensor(examples)[torch.randperm(N - 1, generator=generator)].tensor_split(12):
@@ -189,7 +191,7 @@ def test_an_emptied_first_slice_leaves_the_stages_that_follow():
     model, inputs, labels = linear_problem()
     assignment = (((0,), (1, 2, 3)),)
     trained = sisa_train(model, inputs, labels, assignment, RECIPE)
-    unlearned = sisa_unlearn(trained, inputs, labels, [0])
+    unlearned = sisa_unlearn(trained, inputs, labels, [0]).ensemble
     assert torch.equal(unlearned.checkpoints[0][1]["weight"], model.weight)
     assert not torch.equal(unlearned.models[0].weight, model.weight)
 
@@ -227,7 +229,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="`forget` names 48, but there are 48"):
         sisa_unlearn(trained, inputs, labels, [3, 48])
     with pytest.raises(InputError, match=r"\[3\].*already forgotten"):
-        sisa_unlearn(sisa_unlearn(trained, inputs, labels, [3]), inputs, labels, [3])
+        sisa_unlearn(sisa_unlearn(trained, inputs, labels, [3]).ensemble, inputs, labels, [3])
     with pytest.raises(InputError, match="shard 0 has no examples left"):
         sisa_unlearn(trained, inputs, labels, range(N))
     with pytest.raises(InputError, match="at most once"):

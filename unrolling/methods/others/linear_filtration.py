@@ -26,9 +26,9 @@ FILTRATIONS: dict[str, str] = {
 """The variants: name -> one line."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Filtered(Unlearned):
-    r"""A filtered last layer.
+    r"""The weights, with a filtered last layer.
 
     Attributes:
         condition_number: :math:`\sigma_1 / \sigma_c` of the class means A. Errors of these means reach the
@@ -135,12 +135,13 @@ def linear_filtration_unlearn(
     means = torch.stack([logits[labels == i].mean(dim=0) for i in range(num_classes)], dim=1)
     matrix = filtration_matrix(means, forget_class, variant, generator=generator)
     params = snapshot(model)
-    for own, p in layer.named_parameters(prefix=name):
-        params[own] = matrix @ p.detach()
+    filtered = {own: matrix @ p.detach() for own, p in layer.named_parameters(prefix=name)}
+    below = ("what the layers below learnt from the class stays",) if params.keys() - filtered else ()
     return Filtered(
-        params=params,
+        params | filtered,
         cost=Cost(gradients=len(inputs) / batch_size, hvps=0, stored_bytes=0),
         condition_number=float(torch.linalg.cond(means)),
+        broken=below,
     )
 
 
@@ -218,11 +219,9 @@ def run_linear_filtration(problem: Problem, *, variant: str = "normalization") -
 
     return Outcome(
         trained=as_model(problem.trained),
-        unlearned=as_filtered(problem.trained, found.params),
+        unlearned=as_filtered(problem.trained, found),
         retrained=as_filtered(problem.retrained, snapshot(problem.retrained) | rows),
         cost=found.cost,
         retraining=problem.retraining,
-        broken=("what the layers below learnt from the class stays",)
-        if len(found.params) > len(rows)
-        else (),
+        broken=found.broken,
     )

@@ -6,7 +6,7 @@ from torch import nn
 
 from unrolling import batch_loss, cross_entropy, make_generator, seeded, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
+from unrolling.methods.others.fisher_scrubbing import diagonal_fisher, fisher_scrub_unlearn
 from unrolling.model_loss import gradient
 from unrolling.oracles import dense_hessian
 from unrolling.parameters import distance, load_parameters, to_vector
@@ -77,7 +77,7 @@ def test_the_noise_has_the_variance_of_the_formula():
     start = to_vector(snapshot(model))
     predicted = (0.003 * torch.ones_like(fisher) / fisher).sqrt()  # variance
     draws = torch.stack(
-        [to_vector(scrub(model, inputs, seed, strength=0.003).params) - start for seed in range(400)]
+        [to_vector(scrub(model, inputs, seed, strength=0.003)) - start for seed in range(400)]
     )
     ratio = draws.square().mean(0) / predicted
     assert float((ratio - 1).abs().max()) < 5 * (2 / 400) ** 0.5
@@ -87,7 +87,7 @@ def test_the_noise_has_the_variance_of_the_formula():
 
 def test_without_strength_it_is_the_identity():
     model, (inputs, _) = net(), data()
-    assert distance(scrub(model, inputs, strength=0, damping=1e-6).params, snapshot(model)) == 0
+    assert distance(scrub(model, inputs, strength=0, damping=1e-6), snapshot(model)) == 0
 
 
 class Logit(nn.Module):
@@ -107,10 +107,10 @@ def test_with_one_weight_the_newton_step_is_newtons():
     loss = batch_loss(model, loss_fn, (inputs, labels))
     p = torch.sigmoid(0.3 * inputs)
     step = ((p - labels) * inputs).mean() / (p * (1 - p) * inputs.square()).mean()
-    found = scrub(model, inputs, strength=0, newton_loss=loss).params
+    found = scrub(model, inputs, strength=0, newton_loss=loss)
     assert float(found["weight"]) == pytest.approx(0.3 - float(step), rel=1e-12)
     for _ in range(20):
-        load_parameters(model, scrub(model, inputs, strength=0, newton_loss=loss).params)
+        load_parameters(model, scrub(model, inputs, strength=0, newton_loss=loss))
     assert abs(float(gradient(loss, snapshot(model))["weight"])) < 1e-12
 
 
@@ -118,9 +118,9 @@ def test_the_noise_comes_on_top_of_the_newton_step():
     model, batch = softmax_regression(), data()
     loss = batch_loss(model, loss_fn, batch)
     start = snapshot(model)
-    noise = to_vector(scrub(model, batch[0], strength=0.1).params) - to_vector(start)
-    newton = to_vector(scrub(model, batch[0], strength=0, newton_loss=loss).params)
-    both = to_vector(scrub(model, batch[0], strength=0.1, newton_loss=loss).params)
+    noise = to_vector(scrub(model, batch[0], strength=0.1)) - to_vector(start)
+    newton = to_vector(scrub(model, batch[0], strength=0, newton_loss=loss))
+    both = to_vector(scrub(model, batch[0], strength=0.1, newton_loss=loss))
     torch.testing.assert_close(both, newton + noise)
 
 
@@ -129,7 +129,7 @@ def test_a_weight_without_influence_is_refused_unless_damped():
     inputs[:, 1] = 0
     with pytest.raises(InputError, match="of 4 weights is zero"):
         scrub(model, inputs, strength=0.1)
-    moved = scrub(model, inputs, strength=16.0, damping=1e-4).params["weight"] - model.weight.detach()
+    moved = scrub(model, inputs, strength=16.0, damping=1e-4)["weight"] - model.weight.detach()
     unit = torch.randn(4, 3, dtype=torch.float64, generator=make_generator(0, "noise"))
     torch.testing.assert_close(moved[:, 1], 2 * 10 * unit[:, 1])
 
@@ -150,7 +150,7 @@ def test_nothing_of_the_callers_changes():
     scrubbed = fisher_scrub_unlearn(
         final, model, inputs, strength=1.0, damping=1e-3, generator=make_generator(0)
     )
-    assert distance(scrubbed.params, final) > 1
+    assert distance(scrubbed, final) > 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(p, before[name]) for name, p in final.items())
     assert model.training

@@ -14,8 +14,8 @@ from torch import nn
 
 from unrolling import batch_loss, cross_entropy, make_generator, seeded, snapshot
 from unrolling._checks import InputError
-from unrolling.methods.linear_model import LINEAR_LOSSES, minimise_linear
-from unrolling.methods.newton_removal import (
+from unrolling.methods.others.linear_model import LINEAR_LOSSES, minimise_linear
+from unrolling.methods.others.newton_removal import (
     full_hessian,
     gaussian_noise_scale,
     newton_removal_bound,
@@ -108,7 +108,7 @@ def test_newton_removal_is_exact_for_ridge_regression(m, d, seed):
         noise_scale=0.0,
         generator=generator,
     )
-    torch.testing.assert_close(found.params["w"], solution(x[m:], y[m:]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found["w"], solution(x[m:], y[m:]), rtol=1e-9, atol=1e-9)
 
 
 def test_quadratic_losses_need_no_noise():
@@ -122,7 +122,7 @@ def test_error_on_logistic_regression_is_below_the_bound(m):
     inputs, targets = data(400, 4)
     retrained = LogisticRegression(C=1 / (L2 * (400 - m)), fit_intercept=False, tol=1e-12, max_iter=10_000)
     retrained.fit(inputs[m:].numpy(), targets[m:].numpy())
-    found = removed(inputs, targets, m).params["w"].numpy()
+    found = removed(inputs, targets, m)["w"].numpy()
     error = np.linalg.norm(found - retrained.coef_[0])
     before = np.linalg.norm(minimum(inputs, targets)["w"].numpy() - retrained.coef_[0])
     assert error <= newton_removal_bound(num_examples=400, num_forgotten=m, **CONSTANTS)
@@ -133,7 +133,7 @@ def test_error_on_logistic_regression_is_below_the_bound(m):
 @given(st.integers(20, 60), st.integers(1, 5), st.integers(1, 19), st.integers(0, 10**6))
 def test_bound_holds_however_many_are_forgotten(n, d, m, seed):
     inputs, targets = data(n, d, seed)
-    found, retrained = removed(inputs, targets, m).params["w"], minimum(inputs[m:], targets[m:])["w"]
+    found, retrained = removed(inputs, targets, m)["w"], minimum(inputs[m:], targets[m:])["w"]
     error = float((found - retrained).norm())
     assert error <= newton_removal_bound(num_examples=n, num_forgotten=m, **CONSTANTS) + 1e-9
 
@@ -144,7 +144,7 @@ def test_error_grows_as_the_square_of_the_number_forgotten():
 
     def error(m):
         target = minimum(inputs[m:], targets[m:])["w"]
-        return float((removed(inputs, targets, m).params["w"] - target).norm())
+        return float((removed(inputs, targets, m)["w"] - target).norm())
 
     assert np.log2(error(2) / error(1)) == pytest.approx(2, abs=0.03)
     assert np.log2(error(4) / error(2)) == pytest.approx(2, abs=0.03)
@@ -156,8 +156,8 @@ def test_error_grows_as_the_square_of_the_number_forgotten():
 def test_only_the_third_power_of_lambda_survives_a_change_of_units(scale):
     # Multiplying all losses by a number moves no minimiser and no Newton step.
     inputs, targets = data(60, 3)
-    found = removed(inputs, targets, 4, scale=scale).params["w"]
-    torch.testing.assert_close(found, removed(inputs, targets, 4).params["w"], rtol=1e-9, atol=1e-12)
+    found = removed(inputs, targets, 4, scale=scale)["w"]
+    torch.testing.assert_close(found, removed(inputs, targets, 4)["w"], rtol=1e-9, atol=1e-12)
     scaled = {name: scale * value for name, value in CONSTANTS.items()}
     sizes = {"num_examples": 60, "num_forgotten": 4}
     bound = newton_removal_bound(**sizes, **CONSTANTS)
@@ -166,7 +166,7 @@ def test_only_the_third_power_of_lambda_survives_a_change_of_units(scale):
 
 def test_second_power_of_lambda_would_give_a_bound_that_fails():
     inputs, targets = data(60, 3)
-    error = float((removed(inputs, targets, 4).params["w"] - minimum(inputs[4:], targets[4:])["w"]).norm())
+    error = float((removed(inputs, targets, 4)["w"] - minimum(inputs[4:], targets[4:])["w"]).norm())
     scaled = {name: 1e-7 * value for name, value in CONSTANTS.items()}
     bound = newton_removal_bound(num_examples=60, num_forgotten=4, **scaled)
     with_square = bound * scaled["strong_convexity"]
@@ -189,10 +189,8 @@ def test_printed_bound_follows_up_to_half_of_the_data(n, part):
 
 def test_noise_is_gaussian_of_the_given_scale():
     inputs, targets = data(60, 3)
-    centre = removed(inputs, targets, 2).params["w"]
-    draws = [
-        removed(inputs, targets, 2, noise_scale=0.3, seed=seed).params["w"] - centre for seed in range(200)
-    ]
+    centre = removed(inputs, targets, 2)["w"]
+    draws = [removed(inputs, targets, 2, noise_scale=0.3, seed=seed)["w"] - centre for seed in range(200)]
     assert kstest(torch.cat(draws).numpy() / 0.3, "norm").pvalue > 0.01
 
 
@@ -262,4 +260,4 @@ def test_misuse_is_refused():
         remove(forget=lambda p: 1e3 * (p["w"] ** 2).sum())
     with pytest.raises(InputError, match="expected epsilon at most 1"):
         gaussian_noise_scale(1.0, epsilon=3.0, delta=1e-3)
-    torch.testing.assert_close(to_vector(remove().params), to_vector(removed(inputs, targets, 4).params))
+    torch.testing.assert_close(to_vector(remove()), to_vector(removed(inputs, targets, 4)))

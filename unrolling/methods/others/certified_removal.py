@@ -14,7 +14,7 @@ from unrolling._checks import InputError, check_choice, check_examples, check_in
 from unrolling.batches import Examples
 from unrolling.methods.assumptions import convex_features
 from unrolling.methods.cost import Cost, Unlearned
-from unrolling.methods.linear_model import (
+from unrolling.methods.others.linear_model import (
     LINEAR_LOSSES,
     LinearMinimum,
     check_linear_data,
@@ -100,15 +100,15 @@ class CertifiedModel:
     settings: RemovalSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CertifiedRemoval(Unlearned):
-    r"""The weights w'', their cost, and the model to go on with.
+    r"""The weights w'', and the model to go on with.
 
     Attributes:
         model: The same weights with the budget they leave.
         bound: Data-dependent bound on what this Newton step added to the gradient residual.
         worst_case: The bound known before the data are; never below ``bound``.
-        retrained: Whether the budget was exhausted, so that ``params`` are newly trained with new noise.
+        retrained: Whether the budget was exhausted, so that the weights are newly trained with new noise.
     """
 
     model: CertifiedModel
@@ -137,7 +137,7 @@ def train_certified(
 
 
 @full_precision()
-def certified_removal(
+def certified_removal_unlearn(
     model: CertifiedModel,
     inputs: Tensor,
     targets: Tensor,
@@ -217,7 +217,8 @@ def certified_removal(
     else:
         new = replace(model, params={"weight": (weights + step)[None]}, kept=kept, spent=model.spent + bound)
     cost = Cost(gradients / batch_size, products / batch_size, model.noise.nbytes)
-    return CertifiedRemoval(new.params, cost, new, bound, worst_case, retrained)
+    broken = ("the noise does not cover the Newton step: trained anew instead",) if retrained else ()
+    return CertifiedRemoval(new.params, cost, new, bound, worst_case, retrained, broken=broken)
 
 
 def worst_case_bound(
@@ -308,7 +309,7 @@ def run_certified_removal(
     generator = make_generator(problem.seed, "certified removal")
     model = train_certified(x, y, settings, generator=generator)
     gone = [place for place, example in enumerate(examples) if example in set(problem.forget)]
-    found = certified_removal(model, x, y, gone, generator=generator, batch_size=problem.batch_size)
+    found = certified_removal_unlearn(model, x, y, gone, generator=generator, batch_size=problem.batch_size)
     kept = found.model.kept
     reference = minimise_linear(
         x[kept],
@@ -327,14 +328,11 @@ def run_certified_removal(
         return Model(params, logits)
 
     size = int(kept.sum()) / problem.batch_size
-    broken = [*looked]
-    if found.retrained:
-        broken.append("the noise does not cover the Newton step: trained anew instead")
     return Outcome(
         trained=as_model(model.params),
-        unlearned=as_model(found.params),
+        unlearned=as_model(found),
         retrained=as_model({"weight": reference.weights[None]}),
         cost=found.cost,
         retraining=Cost(reference.gradients * size, reference.hessians * x.shape[1] * size, 0),
-        broken=tuple(broken),
+        broken=(*looked, *found.broken),
     )

@@ -12,6 +12,7 @@ from unrolling._checks import InputError, check_examples, check_real
 from unrolling.batches import BatchOrder, Examples
 from unrolling.methods import assumptions
 from unrolling.methods.cost import Cost, Unlearned
+from unrolling.methods.forgotten_part import steps_with
 from unrolling.methods.problem import Outcome, Problem
 from unrolling.model_loss import batch_loss, gradient
 from unrolling.parameters import Params, add, snapshot, trainable
@@ -38,7 +39,7 @@ class AmnesiacLog(Observer):
 
     def __init__(self, model: nn.Module, order: BatchOrder, examples: Examples):
         self._model = model
-        self._steps = _steps_with(order, examples)
+        self._steps, self.undone = _watched(order, examples)
         self._before: Params | None = None
         self.updates = _zeros(model)
         self.num_steps = 0
@@ -73,7 +74,8 @@ def amnesiac_unlearn(final_params: Params, log: AmnesiacLog) -> Unlearned:
         New weights. They cost no gradients, and a second copy of the weights.
     """
     unlearned = add(final_params, log.updates, -1.0)
-    return Unlearned(unlearned, Cost(gradients=0, hvps=0, stored_bytes=_num_bytes(log.updates)))
+    cost = Cost(gradients=0, hvps=0, stored_bytes=_num_bytes(log.updates))
+    return Unlearned(unlearned, cost, broken=_broken(log.undone))
 
 
 class ReleasedAmnesiacLog(Observer):
@@ -95,7 +97,7 @@ class ReleasedAmnesiacLog(Observer):
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, order: BatchOrder, examples: Examples):
         self._model, self._loss_fn = model, loss_fn
-        self._steps = _steps_with(order, examples)
+        self._steps, self.undone = _watched(order, examples)
         self._batch: Batch | None = None
         self.gradients = _zeros(model)
         self.num_steps = 0
@@ -136,15 +138,16 @@ def released_amnesiac_unlearn(
     eta = check_real("learning_rate", learning_rate, above=0)
     unlearned = add(final_params, log.gradients, eta)
     cost = Cost(gradients=log.num_steps, hvps=0, stored_bytes=_num_bytes(log.gradients))
-    return Unlearned(unlearned, cost)
+    return Unlearned(unlearned, cost, broken=_broken(log.undone))
 
 
-def _steps_with(order: BatchOrder, examples: Examples) -> frozenset[int]:
+def _watched(order: BatchOrder, examples: Examples) -> tuple[frozenset[int], int]:
+    """Return the steps on any of ``examples``, and on how many others these steps are."""
     wanted = set(check_examples("examples", examples))
-    steps = frozenset(step for step, batch in enumerate(order) if wanted.intersection(batch))
+    steps = frozenset(steps_with(order, wanted))
     if not steps:
         raise InputError(f"none of the examples {sorted(wanted)[:4]} is at any step of this order.")
-    return steps
+    return steps, len({example for step in steps for example in order[step]} - wanted)
 
 
 def _zeros(model: nn.Module) -> Params:
@@ -163,7 +166,7 @@ def run_amnesiac(problem: Problem) -> Outcome:
     model = independent_copy(problem.model)
     log = AmnesiacLog(model, problem.order, problem.forget)
     problem.fit(model, problem.order, [log])
-    return problem.outcome(amnesiac_unlearn(snapshot(model), log), _broken(problem))
+    return problem.outcome(amnesiac_unlearn(snapshot(model), log))
 
 
 def run_amnesiac_released(problem: Problem) -> Outcome:
@@ -172,10 +175,9 @@ def run_amnesiac_released(problem: Problem) -> Outcome:
     log = ReleasedAmnesiacLog(model, problem.loss_fn, problem.order, problem.forget)
     problem.fit(model, problem.order, [log])
     unlearned = released_amnesiac_unlearn(snapshot(model), log, learning_rate=problem.learning_rate)
-    return problem.outcome(unlearned, _broken(problem))
+    return problem.outcome(unlearned)
 
 
-def _broken(problem: Problem) -> tuple[str, ...]:
-    others = {i for step in problem.forget_steps for i in problem.split(problem.order[step])[0]}
-    undone = (f"{len(others)} examples that stay are undone with F",) if others else ()
-    return undone + assumptions.FOLLOWS_THE_TRAJECTORY
+def _broken(undone: int) -> tuple[str, ...]:
+    others = (f"{undone} examples that stay are undone with F",) if undone else ()
+    return others + assumptions.FOLLOWS_THE_TRAJECTORY
