@@ -22,6 +22,7 @@ from pathlib import Path
 
 import nbformat
 
+from workflow.hosting import repository_address
 from workflow.parameters import ParameterError, Scalar, choose_parameters, notebook_defaults
 from workflow.runner import Outcome, end_of_log, run_notebook
 from workflow.staging import Layout, book_notebooks, hash_files, lay_out
@@ -170,13 +171,13 @@ def run_notebooks(
     return {slug: entries[slug] for slug in parameters}
 
 
-def render(layout: Layout, slugs: list[str]) -> bool:
+def render(layout: Layout, slugs: list[str], repository: str | None) -> bool:
     """Render the stage and put the book in its place; return whether there was anything to do.
 
     The rendering is from scratch, because an incremental one would not repeat the warnings of unchanged
     pages, and warnings are errors here.
     """
-    lay_out(layout, slugs)
+    lay_out(layout, slugs, repository)
     inputs = hash_files(layout.root, [layout.stage, layout.root / "requirements.lock"])
     manifest = _read_manifest(layout.manifest)
     if manifest.get("rendered") == inputs and (layout.html / "index.html").exists():
@@ -227,8 +228,9 @@ def build(
 
     Raises:
         BuildError: If a notebook or the rendering failed; an earlier book is left alone.
+        ValueError: If what names the repository is no address.
     """
-    layout = Layout(root, profile)
+    layout, repository = Layout(root, profile), repository_address(os.environ)
     try:
         slugs = book_notebooks(root)
     except FileNotFoundError as error:
@@ -247,7 +249,7 @@ def build(
     say(f"Notebooks, profile {profile}, {jobs} at a time:")
     entries = run_notebooks(layout, parameters, jobs=jobs, timeout=timeout)
     ran = time.monotonic()
-    new = render(layout, slugs)
+    new = render(layout, slugs, repository)
     end = time.monotonic()
 
     slowest = max(slugs, key=lambda slug: entries[slug]["seconds"])
