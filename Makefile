@@ -44,7 +44,7 @@ book: setup  ## run the notebooks (PROFILE=quick, small, paper; DEVICE=cuda; JOB
 # The book comes first: its notebooks fill the run store that nbval and the tests then read.
 test: setup lint  ## lint, the quick book, unit tests, notebooks under nbval, the built book
 	@$(BIN)/python -m workflow.build_book --profile quick --jobs $(JOBS) --timeout $(TIMEOUT)
-	$(BIN)/python -m pytest -n $(JOBS) -rs
+	$(BIN)/python -m pytest -n $(JOBS)
 
 # Other kernels sum in another order: nothing that this processor's have computed may be read.
 elsewhere: setup clean  ## make test as on another processor: the oldest kernels, an empty store

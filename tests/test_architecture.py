@@ -58,6 +58,7 @@ ALLOWED["runs"] = set(ALLOWED) - {"plotting", "paper"}
 ALLOWED["studies"] = set(ALLOWED) - {"plotting"}
 ALLOWED["page"] = {"_checks", "data", "models", "store", "paper", "plotting", "runs", "studies"}
 ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
+ALLOWED["__main__"] = {"cli"}
 HEAVY = {
     "torchvision",
     "transformers",
