@@ -19,7 +19,7 @@ export UNROLLING_STORE ?= $(CURDIR)/runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test elsewhere lint notebooks refresh browser bench lock clean
+.PHONY: help setup book test check elsewhere lint notebooks refresh browser bench lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | \
@@ -44,7 +44,10 @@ book: setup  ## run the notebooks (PROFILE=quick, small, paper; DEVICE=cuda; JOB
 # The book comes first: its notebooks fill the run store that nbval and the tests then read.
 test: setup lint  ## lint, the quick book, unit tests, notebooks under nbval, the built book
 	@$(BIN)/python -m workflow.build_book --profile quick --jobs $(JOBS) --timeout $(TIMEOUT)
-	$(BIN)/python -m pytest -n $(JOBS) -rs
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: setup lint  ## lint and the tests that are not slow, within a minute
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests
 
 # Other kernels sum in another order: nothing that this processor's have computed may be read.
 elsewhere: setup clean  ## make test as on another processor: the oldest kernels, an empty store

@@ -64,6 +64,7 @@ ALLOWED["page"] = {"_checks", "number_text", "store", "paper", "plotting", "runs
     "models",
 }
 ALLOWED["cli"] = set(ALLOWED) - {"cli", "page", "plotting"}
+ALLOWED["__main__"] = {"cli"}
 HEAVY = {
     "torchvision",
     "transformers",

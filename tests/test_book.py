@@ -26,7 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = Path(os.environ.get("UNROLLING_BOOK", ROOT / "_build" / "html")).resolve()
 REPOSITORY = BOOK.parent.parent
 PAGES = read_toc(REPOSITORY)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",  # macOS: not a command
+)
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 each_page = pytest.mark.parametrize("page", PAGES)
 

@@ -1,6 +1,7 @@
 """The builder, tried on a throw-away repository with the real papermill and jupyter-book."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workflow import equations, runner
 from workflow.acceptance import reasons_to_reject
-from workflow.build_book import BuildError, _surroundings, build
+from workflow.build_book import BuildError, build
 from workflow.parameters import ParameterError, check_parameters, choose_parameters, parse_assignments
 from workflow.staging import Layout, kernel_environment, page_of
 
@@ -63,6 +64,9 @@ def test_a_second_build_runs_nothing_and_a_changed_parameter_runs_only_its_noteb
 
     build(tmp_path, "quick", {"first": {"num_steps": 6}})
 
+    assert (
+        "first                            started: parameter num_steps changed\n" in capsys.readouterr().out
+    )
     assert layout.executed("first").read_bytes() != before["first"]
     assert layout.executed("second").read_bytes() == before["second"]
     assert "steps 6 quick" in (html / "notebooks" / "first.html").read_text()
@@ -71,34 +75,6 @@ def test_a_second_build_runs_nothing_and_a_changed_parameter_runs_only_its_noteb
     layout.executed("second").write_text(layout.executed("second").read_text().replace("steps 3", "steps 9"))
     build(tmp_path, "quick", {"first": {"num_steps": 6}})
     assert "steps 3 quick" in (html / "notebooks" / "second.html").read_text()
-
-
-def test_every_notebook_depends_on_the_results_of_the_benchmarks(tmp_path):
-    results = tmp_path / "benchmarks" / "results"
-    results.mkdir(parents=True)
-    before = _surroundings(tmp_path)
-    (results / "growth.json").write_text("{}")
-    assert _surroundings(tmp_path) != before
-
-
-@pytest.mark.parametrize(
-    "name", ["unrolling/a.py", "unrolling/b/c.yml", "results/small/a.json", "requirements.lock"]
-)
-def test_every_notebook_depends_on_the_package_its_results_and_the_lock(tmp_path, name):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keys = [_surroundings(tmp_path)]
-    for content in ("one", "two"):
-        path.write_text(content)
-        keys.append(_surroundings(tmp_path))
-    assert keys[0] != keys[1] != keys[2] != keys[0]
-
-
-def test_every_notebook_depends_on_where_the_data_are(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNROLLING_DATA", "here")
-    before = _surroundings(tmp_path)
-    monkeypatch.setenv("UNROLLING_DATA", "there")
-    assert _surroundings(tmp_path) != before
 
 
 def is_running(pid):
@@ -141,6 +117,33 @@ def test_failing_notebooks_are_named_and_leave_the_last_good_book_alone(tmp_path
     for name in ("raising", "killed"):
         assert "before" in layout.failed(name).read_text()
     assert not is_running(int((tmp_path / "notebooks" / "pid").read_text()))
+
+
+def test_a_killed_builder_leaves_nothing_behind_and_keeps_others_out_while_it_lives(tmp_path, capfd):
+    make_repository(
+        tmp_path,
+        only=[PARAMETERS, "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(1e6)"],
+    )
+    script = "import pathlib, sys, workflow.build_book as b; b.build(pathlib.Path(sys.argv[1]), 'quick', {})"
+    builder = psutil.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    try:
+        while not (pid := tmp_path / "notebooks" / "pid").exists() or not pid.read_text():
+            assert builder.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(BuildError, match=f"process {builder.pid} is building this book") as error:
+            build(tmp_path, "quick", {})
+        assert "\n" not in str(error.value)
+        below = builder.children(recursive=True)
+        assert int(pid.read_text()) in {process.pid for process in below}
+    finally:
+        builder.kill()  # SIGKILL: it can do nothing any more
+    builder.wait()
+    _, alive = psutil.wait_procs(below, timeout=300)
+    assert alive == []
+
+    (tmp_path / "notebooks" / "only.ipynb").unlink()
+    nbformat.write(notebook(*GOOD), tmp_path / "notebooks" / "only.ipynb")
+    build(tmp_path, "quick", {})  # the lock went with its holder
 
 
 def test_a_warning_of_the_renderer_fails_the_build_and_keeps_the_last_book(tmp_path, capsys):

@@ -1,30 +1,34 @@
 """Run the notebooks with a profile's parameters and render the book.
 
-A notebook is run again only if something it depends on changed: its source, its parameters, the package,
-the stored results, those of the benchmarks, the locked environment or the data root. The book is rendered
-again only if a page, an executed notebook or the configuration changed. If anything fails, the last good book
-stays as it is.
+A notebook is run again only if something it depends on changed: its source, its parameters, the files of the
+package and the committed results that it reaches by imports, its data sets or the locked environment. The
+book is rendered again only if a page, an executed notebook or the configuration changed. If anything fails,
+the last good book stays as it is. One builder at a time is at work on a profile.
 """
 
 import argparse
-import hashlib
+import fcntl
 import json
+import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 
+from workflow.due import LOCK, Inputs, file_digest, why_due
+from workflow.hosting import repository_address
+from workflow.imports import PACKAGE, Imports
 from workflow.parameters import ParameterError, Scalar, choose_parameters, notebook_defaults
-from workflow.runner import Outcome, end_of_log, run_notebook
-from workflow.staging import Layout, book_notebooks, hash_files, lay_out
+from workflow.runner import Outcome, end_of_log, run_notebook, run_script
+from workflow.staging import Layout, book_notebooks, hash_files, kernel_environment, lay_out
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARTBEAT = 20.0  # seconds without a line after which we say what is still running
@@ -40,7 +44,7 @@ def say(text: str) -> None:
 
 
 def profile_parameters(profile: str, device: str | None = None) -> dict[str, dict[str, Scalar]]:
-    """Return what the profile asks of each notebook: the one place where the builder meets the package.
+    """Return what the profile asks of each notebook: here, and below, the builder meets the package.
 
     Args:
         profile: Its name.
@@ -58,6 +62,28 @@ def profile_parameters(profile: str, device: str | None = None) -> dict[str, dic
     return {slug: given | {"device": device} if "device" in given else given for slug, given in asked.items()}
 
 
+def profile_data(profile: str, root: Path) -> dict[str, dict[str, Path | None]]:
+    """Return where the files are that the profile's notebooks read from the data root, by slug and name.
+
+    Args:
+        profile: Its name.
+        root: The repository, to which a relative ``UNROLLING_DATA`` belongs.
+    """
+    from unrolling.data import DATASETS, find_datasets
+    from unrolling.runs import load_profile, notebook_parameters
+
+    used = {slug: {given.get("dataset")} for slug, given in notebook_parameters(profile).items()}
+    for experiment in load_profile(profile).experiments.values():
+        grids = (grid.get("dataset", ()) for grid in experiment.parts.values())
+        used[experiment.notebook].update({experiment.fixed.get("dataset")}, *grids)
+    where = {
+        found.name: Path(found.where) if found.available else None
+        for found in find_datasets(kernel_environment(root).get("UNROLLING_DATA"))
+        if not DATASETS[found.name].embedded
+    }
+    return {slug: {name: where[name] for name in names & where.keys()} for slug, names in used.items()}
+
+
 def _read_manifest(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
@@ -72,46 +98,61 @@ def _write_manifest(path: Path, manifest: Mapping) -> None:
     os.replace(partial, path)
 
 
-def _file_hash(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Hold this profile's lock, which the system takes back from a process that ends, however it does.
 
-
-def _surroundings(root: Path) -> dict[str, str]:
-    """What every notebook depends on besides itself."""
-    names = ("unrolling", "results", "benchmarks/results", "requirements.lock")
-    return {
-        "files": hash_files(root, [root / name for name in names]),
-        "data": os.environ.get("UNROLLING_DATA", ""),
-        "python": sys.version,
-    }
-
-
-def _inputs(layout: Layout, slug: str, parameters: Mapping[str, Scalar], surroundings: Mapping) -> str:
-    text = json.dumps([_file_hash(layout.source(slug)), dict(parameters), dict(surroundings)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    Raises:
+        BuildError: If another builder has it.
+    """
+    layout.work.mkdir(parents=True, exist_ok=True)
+    with (layout.work / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise BuildError(
+                f"process {lock.read()} is building this book ({layout.profile}): wait for it, or end it."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def run_notebooks(
-    layout: Layout, parameters: Mapping[str, Mapping[str, Scalar]], *, jobs: int, timeout: float
+    layout: Layout,
+    parameters: Mapping[str, Mapping[str, Scalar]],
+    data: Mapping[str, Mapping[str, Path | None]],
+    *,
+    jobs: int,
+    timeout: float,
 ) -> dict[str, dict]:
     """Bring every notebook's executed copy up to date; return the manifest's entries.
+
+    Args:
+        layout: Where everything is.
+        parameters: Of each notebook.
+        data: Where the data sets of each notebook are, see :func:`profile_data`.
+        jobs: Notebooks at a time.
+        timeout: Seconds a notebook may take.
 
     Raises:
         BuildError: If any notebook failed; the others are finished and kept.
     """
     manifest = _read_manifest(layout.manifest)
     entries: dict[str, dict] = manifest.get("notebooks", {})
-    surroundings = _surroundings(layout.root)
-    inputs = {slug: _inputs(layout, slug, given, surroundings) for slug, given in parameters.items()}
-    due = [
-        slug
-        for slug in parameters
-        if entries.get(slug, {}).get("inputs") != inputs[slug]
-        or entries[slug]["executed"] != _file_hash(layout.executed(slug))
-    ]
-    for slug in parameters:
-        if slug not in due:
-            say(f"  {slug:32} up to date ({entries[slug]['seconds']:.0f} s when it ran)")
+    imports, made_from = Imports(layout.root), Inputs(layout.root)
+    inputs, due = {}, {}
+    for slug, given in parameters.items():
+        source, entry = layout.source(slug), entries.get(slug, {})
+        inputs[slug] = made_from.of(source, given, imports.of_notebook(source), data.get(slug, {}))
+        due[slug] = why_due(entry.get("inputs"), inputs[slug])
+        if not due[slug] and entry["executed"] != file_digest(layout.executed(slug)):
+            due[slug] = "its executed copy is gone or was changed"
+        if not due[slug]:
+            say(f"  {slug:32} up to date ({entry['seconds']:.0f} s when it ran)")
+    due = {slug: why for slug, why in due.items() if why}
 
     stopped = threading.Event()
     started: dict[str, float] = {}
@@ -119,7 +160,7 @@ def run_notebooks(
 
     def run(slug: str) -> None:
         started[slug] = time.monotonic()
-        say(f"  {slug:32} started")
+        say(f"  {slug:32} started: {due[slug]}")
         outcome = run_notebook(layout, slug, parameters[slug], timeout=timeout, stop=stopped.is_set)
         finished[slug] = outcome
         verdict = "done" if not outcome.reasons else "stopped" if stopped.is_set() else "FAILED"
@@ -147,7 +188,7 @@ def run_notebooks(
                     if not finished[slug].reasons:
                         entries[slug] = {
                             "inputs": inputs[slug],
-                            "executed": _file_hash(layout.executed(slug)),
+                            "executed": file_digest(layout.executed(slug)),
                             "parameters": dict(parameters[slug]),
                             "seconds": round(finished[slug].seconds, 1),
                             "peak_mb": finished[slug].peak_mb,
@@ -170,14 +211,16 @@ def run_notebooks(
     return {slug: entries[slug] for slug in parameters}
 
 
-def render(layout: Layout, slugs: list[str]) -> bool:
+def render(layout: Layout, slugs: list[str], repository: str | None) -> bool:
     """Render the stage and put the book in its place; return whether there was anything to do.
 
     The rendering is from scratch, because an incremental one would not repeat the warnings of unchanged
     pages, and warnings are errors here.
     """
-    lay_out(layout, slugs)
-    inputs = hash_files(layout.root, [layout.stage, layout.root / "requirements.lock"])
+    lay_out(layout, slugs, repository)
+    # the package, because its docstrings are the page of the public names
+    sources = [layout.stage, layout.root / PACKAGE, layout.root / LOCK]
+    inputs = hash_files(layout.root, sources)
     manifest = _read_manifest(layout.manifest)
     if manifest.get("rendered") == inputs and (layout.html / "index.html").exists():
         return False
@@ -185,15 +228,16 @@ def render(layout: Layout, slugs: list[str]) -> bool:
     output, log = layout.work / "render", layout.log("render")
     shutil.rmtree(output, ignore_errors=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W", "--keep-going", "-q"]
-    with log.open("w") as stream:
-        process = subprocess.run(
-            [*command, "--path-output", str(output), str(layout.stage)],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            cwd=layout.root,
-        )
-    if process.returncode:
+    options = ["-n", "-W", "--keep-going", "-q", "--path-output", str(output)]
+    code, _, _ = run_script(
+        ["jupyter-book", "build", *options, str(layout.stage)],
+        log,
+        cwd=layout.root,
+        environment=os.environ,
+        timeout=math.inf,
+        stop=lambda: False,
+    )
+    if code:
         say(f"\n--- the end of {log.relative_to(layout.root)}:\n{end_of_log(log)}")
         raise BuildError("jupyter-book failed or warned; warnings are errors. The last good book is kept.")
 
@@ -212,6 +256,7 @@ def build(
     root: Path,
     profile: str,
     of_profile: Mapping[str, Mapping[str, Scalar]],
+    data: Mapping[str, Mapping[str, Path | None]] | None = None,
     *,
     jobs: int = 2,
     timeout: float = 1800,
@@ -222,13 +267,16 @@ def build(
         root: A repository: ``_toc.yml``, ``_config.yml``, ``book/`` and ``notebooks/``.
         profile: Name of the profile; it names the folders of the build.
         of_profile: The profile's parameters for each notebook, by slug.
+        data: Where the data sets of each notebook are, by slug; None for one that is not here.
         jobs: Notebooks at a time.
         timeout: Seconds a notebook may take.
 
     Raises:
-        BuildError: If a notebook or the rendering failed; an earlier book is left alone.
+        BuildError: If a notebook or the rendering failed, or another builder is at work; an earlier book is
+            left alone.
+        ValueError: If what names the repository is no address.
     """
-    layout = Layout(root, profile)
+    layout, repository = Layout(root, profile), repository_address(os.environ)
     try:
         slugs = book_notebooks(root)
     except FileNotFoundError as error:
@@ -244,10 +292,11 @@ def build(
             raise BuildError(f"notebooks/{slug}.ipynb, profile {profile!r}: {error}") from None
 
     start = time.monotonic()
-    say(f"Notebooks, profile {profile}, {jobs} at a time:")
-    entries = run_notebooks(layout, parameters, jobs=jobs, timeout=timeout)
-    ran = time.monotonic()
-    new = render(layout, slugs)
+    with _alone(layout):
+        say(f"Notebooks, profile {profile}, {jobs} at a time:")
+        entries = run_notebooks(layout, parameters, data or {}, jobs=jobs, timeout=timeout)
+        ran = time.monotonic()
+        new = render(layout, slugs, repository)
     end = time.monotonic()
 
     slowest = max(slugs, key=lambda slug: entries[slug]["seconds"])
@@ -274,7 +323,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         of_profile = profile_parameters(args.profile, args.device)
-        build(args.root.resolve(), args.profile, of_profile, jobs=args.jobs, timeout=args.timeout)
+        data = profile_data(args.profile, args.root.resolve())
+        build(args.root.resolve(), args.profile, of_profile, data, jobs=args.jobs, timeout=args.timeout)
     except (BuildError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import psutil
 import yaml
 
+from workflow import leashed
 from workflow.acceptance import reasons_to_reject
 from workflow.parameters import Scalar
 from workflow.staging import Layout, kernel_environment, machine_paths
@@ -35,18 +35,7 @@ class Outcome:
     reasons: tuple[str, ...]
 
 
-def _kill_tree(pid: int) -> None:
-    # A kernel is in a session of its own, so killing papermill's process group would leave it running.
-    processes = [psutil.Process(pid)]
-    processes += processes[0].children(recursive=True)
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def run_process(
+def run_script(
     command: list[str],
     log: Path,
     *,
@@ -55,25 +44,43 @@ def run_process(
     timeout: float,
     stop: Callable[[], bool],
 ) -> tuple[int, int, str | None]:
-    """Run ``command`` with its streams in ``log``; kill it and its children at ``timeout`` or ``stop()``.
+    """Run a script of this environment with its streams in ``log``.
+
+    It is killed with its children at ``timeout``, at ``stop()``, and when this process ends, however it does.
+
+    Args:
+        command: The script's name and its arguments.
+        log: Written anew.
+        cwd: Where it runs.
+        environment: What it sees.
+        timeout: Seconds.
+        stop: Asked whether to stop.
 
     Returns:
         Exit code, peak resident memory in MB of the process or a child it waited for, and why it was killed.
     """
     killed = None
     deadline = time.monotonic() + timeout
+    script, *arguments = command
+    python = [sys.executable, "-P", leashed.__file__, str(Path(sys.executable).with_name(script))]
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=cwd, env=dict(environment)
+            [*python, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            cwd=cwd,
+            env=dict(environment),
         )
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if killed is None and (stop() or time.monotonic() > deadline):
-                killed = "the build was stopped" if stop() else f"took longer than {timeout:g} s"
-                _kill_tree(process.pid)
-            time.sleep(0.05)
+        with process.stdin:  # closed: its end, see workflow/leashed.py
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                if killed is None and (stop() or time.monotonic() > deadline):
+                    killed = "the build was stopped" if stop() else f"took longer than {timeout:g} s"
+                    leashed.kill_tree(process.pid)
+                time.sleep(0.05)
     process.returncode = os.waitstatus_to_exitcode(status)  # Popen must not wait again
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return process.returncode, usage.ru_maxrss // unit, killed
@@ -104,7 +111,7 @@ def run_notebook(
 
     # Paths are relative to the root, since papermill formats them with the parameters.
     here = [str(path.relative_to(layout.root)) for path in (given, source, partial)]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-output"]
+    command = ["papermill", "--no-progress-bar", "--log-output"]
     command += [
         "--kernel",
         "python3",
@@ -118,7 +125,7 @@ def run_notebook(
         *here,
     ]
     start = time.monotonic()
-    code, peak_mb, killed = run_process(
+    code, peak_mb, killed = run_script(
         command,
         log,
         cwd=layout.root,

@@ -20,6 +20,8 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+from workflow.hosting import linked
+
 PAGES = ("_config.yml", "_toc.yml", "book")
 
 
@@ -160,8 +162,14 @@ def page_of(executed: NotebookNode) -> NotebookNode:
     return page
 
 
-def lay_out(layout: Layout, slugs: Iterable[str]) -> None:
-    """Write the stage anew from the pages of the repository and the executed notebooks."""
+def lay_out(layout: Layout, slugs: Iterable[str], repository: str | None) -> None:
+    """Write the stage anew from the pages of the repository and the executed notebooks.
+
+    Args:
+        layout: Where it goes.
+        slugs: The notebooks.
+        repository: Address of the repository's page that the book links to, if it is known.
+    """
     shutil.rmtree(layout.stage, ignore_errors=True)
     (layout.stage / "notebooks").mkdir(parents=True)
     for name in PAGES:
@@ -170,6 +178,11 @@ def lay_out(layout: Layout, slugs: Iterable[str]) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copyfile(source, target)
+    if repository:
+        config = yaml.safe_load((layout.root / "_config.yml").read_text(encoding="utf-8"))
+        (layout.stage / "_config.yml").write_text(
+            yaml.safe_dump(linked(config, repository)), encoding="utf-8"
+        )
     for slug in slugs:
         page = page_of(nbformat.read(layout.executed(slug), as_version=4))
         nbformat.write(page, layout.stage / "notebooks" / f"{slug}.ipynb")

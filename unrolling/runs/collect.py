@@ -34,8 +34,9 @@ from unrolling.training import DivergedError
 #: Seconds between two looks at a request to stop, where other processes compute.
 _LOOK = 0.2
 #: The project's folder if the package is installed from it, else the folder one works in.
-_SOURCE = Path(__file__).resolve().parents[2]
-PROJECT = _SOURCE if (_SOURCE / "pyproject.toml").exists() else Path.cwd()
+_PACKAGE = Path(__file__).resolve().parents[1]
+_IN_PROJECT = (_PACKAGE.parent / "pyproject.toml").exists()
+PROJECT = _PACKAGE.parent if _IN_PROJECT else Path.cwd()
 
 
 def default_store() -> Store:
@@ -44,8 +45,8 @@ def default_store() -> Store:
 
 
 def published_store(profile: str) -> Store:
-    """Return the committed results of a profile."""
-    return Store(PROJECT / "results" / profile)
+    """Return the committed results of a profile, which an installed package has in its own folder."""
+    return Store((PROJECT if _IN_PROJECT else _PACKAGE) / "results" / profile)
 
 
 def choose_device(device: str, config: RunConfig) -> torch.device:
