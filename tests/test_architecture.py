@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import unrolling
@@ -112,6 +113,26 @@ def test_modules_import_only_the_layers_below(path):
     allowed = ALLOWED[own] | ({"plotting"} if draws(path) else set())
     assert used <= allowed, f"{own} must not import {sorted(used - allowed)}"
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
+
+
+#: Pages that are not called after their study; and those that have none.
+STUDY_OF = {"05_singular_values": "unlearning_error", "13_fine_tuning_text": "text"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_a_page_has_one_study(path):
+    """A page imports what is public, what all studies share, and its own study."""
+    own = STUDY_OF.get(path.stem, path.stem[3:])
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    names = [name.split(".") for cell in code for name in imports(ast.parse(cell))]
+    parts = [name[1:] for name in names if name[0] == "unrolling" and len(name) > 1]
+    assert not [".".join(part) for part in parts if part[0].startswith("_") or part[0] in ("cli", "store")]
+    studies = {part[1] for part in parts if part[0] == "studies"}
+    shared = {module.stem for module in (PACKAGE / "studies").glob("*.py")}
+    assert studies - shared <= {own}
 
 
 #: Those that measure parts of the package are left out, and the one that needs texts as tokens, for which

@@ -68,7 +68,7 @@ def test_list_names_everything_a_program_could_ask_for(cli):
     assert all(entry["name"] and entry["title"] for entries in catalogue.values() for entry in entries)
     by_name = {entry["name"]: entry for entry in catalogue["figures"]}
     assert by_name["figure-7"]["notebook"] == "09_training_with_sd_loss"
-    assert by_name["figure-7"]["module"] == "unrolling.trackers"
+    assert by_name["figure-7"]["module"] == "unrolling.studies.training_with_sd_loss"
     text = cli("list").stdout
     assert all(entry["name"] in text for entries in catalogue.values() for entry in entries)
 

@@ -11,10 +11,10 @@ from scipy import stats
 from unrolling._checks import InputError
 from unrolling.metrics.intervals import rank_correlation
 from unrolling.runs import after_epochs, trace_frame
-from unrolling.studies.frames import accuracy_loss, after_steps, relative_to_plain, up_to
+from unrolling.studies.frames import accuracy_loss, after_steps, factor_shares, relative_to_plain, up_to
 from unrolling.studies.privacy_risk import frames as privacy_risk
 from unrolling.studies.training_with_sd_loss import frames as training_with_sd_loss
-from unrolling.studies.training_with_sd_loss.frames import factor_shares, growth, sigma_ratios, weight_changes
+from unrolling.studies.training_with_sd_loss.frames import growth, sigma_ratios, weight_changes
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from unrolling.studies.frames import (
     accuracy_loss,
     accuracy_losses,
     effects,
+    factor_shares,
     plain_value,
     relative_to_plain,
     up_to,
@@ -37,7 +38,7 @@ from unrolling.studies.influence_of_pretraining.frames import cells
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise, seed_noise
 from unrolling.studies.printed import printed_rows
-from unrolling.studies.training_with_sd_loss.frames import factor_shares, growth, sigma_ratios
+from unrolling.studies.training_with_sd_loss.frames import growth, sigma_ratios
 
 PAGE = "09_training_with_sd_loss"
 #: E01: the share of cells with a lower e, at least.

@@ -13,28 +13,6 @@ from unrolling.store import Record
 from unrolling.studies.frames import SETTING, relative_to_plain
 
 
-def factor_shares(rows: pd.DataFrame, *, e: str = "e", sigma: str = "sigma_avg") -> pd.DataFrame:
-    r"""Split the drop of e into its two factors, exactly, run by run.
-
-    At equal t and :math:`\eta`, Eq. 9 gives
-    :math:`\Delta \log e = \Delta \log \|w_t - w_0\|_2 + \Delta \log \sigma_{avg}` against gamma = 0.
-
-    Args:
-        rows: One row per run.
-        e: The column of e; ``e_root`` goes with ``sigma_root``.
-        sigma: The column of :math:`\sigma_{avg}`.
-
-    Returns:
-        For every run with gamma > 0: its setting, gamma, seed, the three differences ``log_e``,
-        ``log_weight_change`` and ``log_sigma``, and ``share``, the part of the drop that is the weights'.
-    """
-    penalised = rows["gamma"] > 0
-    shares = rows.loc[penalised, [*SETTING, "gamma", "seed"]].reset_index(drop=True)
-    for name, column in (("log_e", e), ("log_weight_change", "weight_change"), ("log_sigma", sigma)):
-        shares[name] = np.log(relative_to_plain(rows, column)[penalised].to_numpy())
-    return shares.assign(share=shares["log_weight_change"] / shares["log_e"])
-
-
 def growth(traces: pd.DataFrame) -> pd.DataFrame:
     r"""Return how :math:`e` grows over the steps, a row per run.
 
