@@ -154,11 +154,11 @@ def try_python(words):
 
 def try_elsewhere(program, words):
     if program == "pip":
-        (name, extra) = re.fullmatch(r"(\w+)\[(\w+)\]", words[-1]).groups()
+        name, extras = re.fullmatch(r"([\w.]+)(?:\[([\w,]+)\])?", words[-1]).groups()
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert words[0] == "install"
-        assert name == project["name"]
-        assert extra in project["optional-dependencies"]
+        assert name in (project["name"], ".")
+        assert set(extras.split(",") if extras else ()) <= project["optional-dependencies"].keys()
     elif program == "hf":
         assert words[0] == "download"
         assert Path(sys.executable).with_name("hf").exists() or shutil.which("hf")

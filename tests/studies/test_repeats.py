@@ -32,8 +32,8 @@ def test_the_spread_is_a_distance_relative_to_the_way(dataset, monkeypatch, meas
     """The second training is one step short."""
     lengths = iter([8, 7, 8, 7])
 
-    def protocol(config, count):
-        whole = make_protocol(config, count)
+    def protocol(*which):
+        whole = make_protocol(*which)
         return replace(whole, order=BatchOrder((whole.order.steps * 2)[: next(lengths)]))
 
     monkeypatch.setattr("unrolling.runs.setup.make_protocol", protocol)
