@@ -73,3 +73,29 @@ def test_the_package_is_the_command_line():
         [sys.executable, "-m", "unrolling", "--version"], capture_output=True, text=True, cwd=ROOT
     )
     assert (found.returncode, found.stdout) == (0, f"unrolling {__version__}\n")
+
+
+def test_make_check_collects_the_quick_files_and_no_other():
+    from conftest import QUICK
+
+    assert all(path.exists() for path in QUICK)
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--collect-only",
+            "-q",
+            "-m",
+            "not slow",
+            "tests",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert found.returncode == 0, found.stdout
+    files = {ROOT / line.partition("::")[0] for line in found.stdout.splitlines() if "::" in line}
+    assert files == QUICK
