@@ -115,7 +115,7 @@ def test_modules_import_only_the_layers_below(path):
     assert not any(name == "unrolling" for name in imports(ast.parse(path.read_text())) if own not in {"cli"})
 
 
-#: Pages that are not called after their study; and those that have none.
+#: Pages that are not called after their study.
 STUDY_OF = {"05_singular_values": "unlearning_error", "13_fine_tuning_text": "text"}
 
 

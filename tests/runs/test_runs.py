@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from tiny_runs import TINY
 
 from unrolling import build_model, load_dataset
 from unrolling._checks import InputError, UnrollingError
@@ -46,21 +47,6 @@ from unrolling.studies.amnesiac.repeats import threads
 from unrolling.studies.exhibits import EXHIBITS, find_exhibit
 from unrolling.studies.printed import printed_rows
 from unrolling.training import DivergedError, Stepper
-
-TINY = {
-    "dataset": "digits",
-    "train_size": 96,
-    "test_size": 50,
-    "model": "resnet-small",
-    "width": 2,
-    "gamma": 1.0,
-    "batch_size": 16,
-    "pretrain_epochs": 1,
-    "epochs": 2,
-    "sigma_every": 4,
-    "record_every": 3,
-}
-
 
 FRAMES = (trace_frame, final_frame, after_epochs)
 

@@ -9,6 +9,7 @@ from collections import Counter
 
 import psutil
 import pytest
+from tiny_runs import TINY
 
 from unrolling.runs import RunConfig, load_profile, obtain, stopping
 from unrolling.runs.checkpoint import Checkpoint
@@ -18,19 +19,6 @@ from unrolling.runs.inputs import load_data
 from unrolling.runs.stopping import Stopped, stop_on_signals
 from unrolling.store import Store, make_address
 
-TINY = {
-    "dataset": "digits",
-    "train_size": 96,
-    "test_size": 50,
-    "model": "resnet-small",
-    "width": 2,
-    "gamma": 1.0,
-    "batch_size": 16,
-    "pretrain_epochs": 1,
-    "epochs": 2,
-    "sigma_every": 4,
-    "record_every": 3,
-}
 #: More steps than any test has time for.
 ENDLESS = TINY | {"pretrain_epochs": 2_000}
 

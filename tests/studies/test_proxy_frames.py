@@ -14,7 +14,7 @@ from unrolling.metrics.association import correlate
 from unrolling.runs import after_epochs, final_frame, trace_frame
 from unrolling.seeding import stream_seed
 from unrolling.store import Record
-from unrolling.studies.frames import CHECKPOINT, SETTING, labels, seed_means, within
+from unrolling.studies.frames import CHECKPOINT, SETTING, labels, logs_within, seed_means
 from unrolling.studies.proxy.frames import (
     against_plain,
     concordance,
@@ -133,7 +133,7 @@ def test_labels_are_equal_where_the_columns_are():
 @given(seed=st.integers(0, 10**6))
 def test_within_is_the_correlation_of_logarithms_given_the_groups(seed):
     frame = points(seed=seed)
-    inside = within(frame, ["e", "v"], CHECKPOINT)
+    inside = logs_within(frame, ["e", "v"], CHECKPOINT)
     dummies = pd.get_dummies(pd.Series(labels(frame, CHECKPOINT)), dtype=float).iloc[:, 1:]
     expected = correlate(np.log(frame["e"]), np.log(frame["v"]), given=dummies)
     assert correlate(inside["e"], inside["v"]).value == pytest.approx(expected.value, abs=1e-9)
@@ -143,7 +143,7 @@ def test_within_forgets_what_groups_have_in_common():
     frame = points()
     scale = frame["model"].map({"a": 1.0, "b": 1000.0})
     scaled = frame.assign(e=frame["e"] * scale, v=frame["v"] * scale)
-    plain, moved = (within(f, ["e", "v"], CHECKPOINT) for f in (frame, scaled))
+    plain, moved = (logs_within(f, ["e", "v"], CHECKPOINT) for f in (frame, scaled))
     np.testing.assert_allclose(plain[["e", "v"]], moved[["e", "v"]], atol=1e-12)
 
 

@@ -7,10 +7,10 @@ from made_up_runs import dip, records
 
 from unrolling.runs.config import RunConfig
 from unrolling.store import Record
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.text import claims as checks
-from unrolling.studies.text.frames import printed_rows
 
-PRINTED = printed_rows().set_index("gamma")
+PRINTED = printed_rows("table2").set_index("gamma")
 TEXT = {"dataset": ["imdb"], "model": ["distilbert-small"], "gamma": list(PRINTED.index), "seed": [0, 1, 2]}
 
 

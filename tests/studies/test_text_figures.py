@@ -7,14 +7,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from unrolling.plotting import ink, theme
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.text.figures import accuracy_over_epochs, over_strength, side_by_side
-from unrolling.studies.text.frames import printed_rows, relative
+from unrolling.studies.text.frames import relative
 
 
 def runs():
     """Return three seeds in both units, like Table 2 but for a factor per seed."""
     frames = [
-        printed_rows().assign(loss=loss, seed=seed, v_nothing=1.0 + seed, v=lambda f, s=seed: f["v"] * 2**s)
+        printed_rows("table2").assign(
+            loss=loss, seed=seed, v_nothing=1.0 + seed, v=lambda f, s=seed: f["v"] * 2**s
+        )
         for loss in ("sd", "sd_released")
         for seed in range(3)
     ]
@@ -47,7 +50,7 @@ def test_table_2_over_the_strength_has_a_marker_for_each_run_in_each_panel():
 def test_table_2_stands_where_either_unit_puts_it():
     fig = Figure()
     over_strength(runs(), fig)
-    printed = printed_rows()
+    printed = printed_rows("table2")
     own, released, *_ = fig.axes[3].lines
     for line, weaker in ((own, 1), (released, np.sqrt(2))):
         np.testing.assert_allclose(line.get_xdata(), printed["gamma"] / weaker)
@@ -68,16 +71,16 @@ def test_runs_have_the_ink_of_the_page(page):
 def test_figure_10_joins_the_means_over_seeds_in_the_order_of_the_strengths():
     rows, fig = runs(), Figure()
     own = rows[rows["loss"] == "sd"]
-    side_by_side({"ours": own, "printed": printed_rows()}, fig)
-    for ax, frame, factor in ((fig.axes[0], own, 7 / 3), (fig.axes[1], printed_rows(), 1)):
+    side_by_side({"ours": own, "printed": printed_rows("table2")}, fig)
+    for ax, frame, factor in ((fig.axes[0], own, 7 / 3), (fig.axes[1], printed_rows("table2"), 1)):
         *markers, line = ax.lines
         assert sum(len(marker.get_xdata()) for marker in markers) == len(frame)
-        np.testing.assert_allclose(line.get_xdata(), printed_rows()["e"])
-        np.testing.assert_allclose(line.get_ydata(), factor * printed_rows()["v"])
+        np.testing.assert_allclose(line.get_xdata(), printed_rows("table2")["e"])
+        np.testing.assert_allclose(line.get_ydata(), factor * printed_rows("table2")["v"])
     assert [ax.get_title() for ax in fig.axes] == ["ours", "printed"]
     assert {(ax.get_xscale(), ax.get_yscale()) for ax in fig.axes} == {("log", "log")}
     assert fig.axes[0].get_xlabel() == "unlearning error $e$ (Eq. 9)"
-    assert legend(fig) == [f"γ = {gamma:g}" for gamma in printed_rows()["gamma"]]
+    assert legend(fig) == [f"γ = {gamma:g}" for gamma in printed_rows("table2")["gamma"]]
 
 
 def test_every_seed_has_a_line_with_markers_of_its_own():

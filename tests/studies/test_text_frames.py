@@ -9,6 +9,7 @@ from made_up_runs import records
 
 from unrolling.paper import reported_table
 from unrolling.runs import PROFILES, load_profile
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.text.frames import (
     beside_table_2,
     by_scale,
@@ -18,7 +19,6 @@ from unrolling.studies.text.frames import (
     masks_apart,
     over_epochs,
     prices,
-    printed_rows,
     ranks_by_seed,
     relative,
 )
@@ -27,7 +27,7 @@ TEXT = {"dataset": ["imdb"], "model": ["distilbert-small"]}
 
 
 def test_printed_rows_are_the_cells_of_table_2():
-    rows, printed = printed_rows(), reported_table("table2")
+    rows, printed = printed_rows("table2"), reported_table("table2")
     assert rows["gamma"].tolist() == [0, 0.01, 0.1, 0.5, 1, 1.25, 1.5]
     assert rows["e"].tolist() == printed["unlearning_error"].tolist()
     assert rows["v"].tolist() == printed["verification_error"].tolist()
@@ -36,7 +36,7 @@ def test_printed_rows_are_the_cells_of_table_2():
 
 
 def test_figure_10_recomputed_from_table_2():
-    found = figure_10(printed_rows())
+    found = figure_10(printed_rows("table2"))
     assert found["seed means"].value == pytest.approx(0.9977, abs=5e-5)
     assert found["ranks of the seed means"].value == pytest.approx(
         13 / 14
@@ -81,10 +81,10 @@ def test_runs_are_compared_with_those_of_their_seed_without_a_penalty():
 
 
 def test_printed_rows_are_compared_in_the_units_of_eq_10_and_with_no_v_of_doing_nothing():
-    rows = relative(printed_rows())
+    rows = relative(printed_rows("table2"))
     assert rows["strength"].tolist() == rows["gamma"].tolist()
     assert rows["against_nothing"].isna().all()
-    assert rows["e_ratio"].tolist() == pytest.approx((printed_rows()["e"] / 85.10).tolist())
+    assert rows["e_ratio"].tolist() == pytest.approx((printed_rows("table2")["e"] / 85.10).tolist())
 
 
 def test_masks_of_their_own_are_compared_with_shared_ones_seed_by_seed():
@@ -153,7 +153,7 @@ def test_one_seed_has_no_interval():
 
 
 def test_prices_of_table_2():
-    costs = prices(printed_rows()).set_index("gamma")
+    costs = prices(printed_rows("table2")).set_index("gamma")
     assert costs.loc[1.0, "ratio"] == pytest.approx(8.91 / 85.10)
     assert costs["points"].to_dict() == pytest.approx(
         {0.01: -0.4, 0.1: -0.25, 0.5: -0.58, 1.0: 0.04, 1.25: 4.91, 1.5: 7.14}
@@ -170,7 +170,7 @@ def test_accuracies_at_the_ends_of_epochs():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_has_the_strengths_of_table_2_in_both_scales(profile):
     experiment = load_profile(profile).experiment("text")
-    printed = set(printed_rows()["gamma"])
+    printed = set(printed_rows("table2")["gamma"])
     for part in ("whole", "head"):
         own, released = experiment.configs(part), experiment.configs(f"{part}_released")
         assert {c.gamma for c in own} == {c.gamma for c in released} == printed

@@ -9,9 +9,10 @@ from unrolling._checks import DataError
 from unrolling.paper import reported_table
 from unrolling.runs import load_profile
 from unrolling.store import Record, Store
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.text import numbers, real_reviews
 from unrolling.studies.text.encoders import describe_encoder
-from unrolling.studies.text.frames import printed_rows, relative
+from unrolling.studies.text.frames import relative
 
 TABLE_2 = reported_table("table2").set_index("strength")
 
@@ -19,7 +20,7 @@ TABLE_2 = reported_table("table2").set_index("strength")
 def printed(loss="sd", **columns):
     """Return the rows of Table 2 as if they were runs of ours."""
     more = {"v_nothing": 1.0, "learning_rate": 0.5, "forget_gradient_norm": 4.0} | columns
-    return relative(printed_rows().assign(loss=loss, **more))
+    return relative(printed_rows("table2").assign(loss=loss, **more))
 
 
 def test_the_drop_of_e_in_table_2():
@@ -95,7 +96,7 @@ def test_a_gain_is_written_with_a_minus_and_nothing_without():
 
 
 def test_correlations_of_table_2_for_sentences():
-    rows = printed(v_nothing=printed_rows()["e"])
+    rows = printed(v_nothing=printed_rows("table2")["e"])
     found = numbers.of_correlations(rows, rows, rows)
     assert found["again"] == pytest.approx(0.9977, abs=5e-5)
     half = 1.959964 / 2  # Fisher's, of seven points
@@ -114,13 +115,13 @@ def test_ranks_of_table_2():
 
 
 def test_the_nearer_units_are_those_whose_losses_are_printed():
-    other = printed_rows()
+    other = printed_rows("table2")
     other.loc[other["gamma"] >= 1, "accuracy"] -= 0.1
-    found = real_reviews.of_units((other, printed_rows()))
+    found = real_reviews.of_units((other, printed_rows("table2")))
     assert "loses 0.0, 4.9, 7.1 points" in found
     assert "ours lose 10.0, 14.9, 17.1 with these numbers in the units of Eq. 10 and 0.0, 4.9, 7.1" in found
     assert "units of the released code come nearer: 0.0 points off on average against 10.0" in found
-    assert "units of Eq. 10 come nearer" in real_reviews.of_units((printed_rows(), other))
+    assert "units of Eq. 10 come nearer" in real_reviews.of_units((printed_rows("table2"), other))
 
 
 def test_sentences_on_errors_have_the_strongest_good_strength():
@@ -134,9 +135,9 @@ def test_sentences_on_errors_have_the_strongest_good_strength():
 
 
 def test_the_index_has_what_one_costs_in_either_unit():
-    other = printed_rows()
+    other = printed_rows("table2")
     other.loc[other["gamma"] == 1, ["accuracy", "e"]] = (0.5, 42.55)
-    found = real_reviews.of_index((printed_rows(), other))
+    found = real_reviews.of_index((printed_rows("table2"), other))
     assert (found["printed"], found["own"]) == pytest.approx((0.04, 0.04))
     assert found["released"] == pytest.approx(42.13)
     assert (found["own-e"], found["released-e"]) == pytest.approx((8.91 / 85.10, 0.5))

@@ -5,7 +5,8 @@ import pytest
 from made_up_runs import records
 
 from unrolling.number_text import Missing
-from unrolling.studies.text.frames import by_scale, over_epochs, printed_rows
+from unrolling.studies.printed import printed_rows
+from unrolling.studies.text.frames import by_scale, over_epochs
 from unrolling.studies.text.tables import by_dropout, by_epoch, correlations, starting_points, table_2
 
 TEXT = {"dataset": ["imdb"], "model": ["distilbert-small"]}
@@ -43,7 +44,9 @@ def test_strengths_of_the_released_code_stand_beside_those_of_eq_10():
 
 def test_correlations_of_table_2_and_of_runs_whose_e_goes_with_doing_nothing():
     own = runs(e=lambda c: 1 + c.gamma**2, v=lambda c: 5 - c.gamma**2, gamma=[0.0, 1.0, 2.0])
-    printed, found = correlations({"printed": printed_rows(), "own": own.assign(v_nothing=3 * own["e"])})
+    printed, found = correlations(
+        {"printed": printed_rows("table2"), "own": own.assign(v_nothing=3 * own["e"])}
+    )
     assert (printed["rows"], printed["points"]) == ("printed", 7)
     assert printed["Pearson"][0] == pytest.approx(0.9977, abs=5e-5)
     assert printed["e with v of doing nothing"] == Missing("not printed")

@@ -123,6 +123,7 @@ def final_gradient(run: Unlearning, done: int) -> Params:
     return final_gradient_unlearn(run.now, run.part, learning_rate=run.learning_rate)
 
 
+#: The methods whose v a run records: from a run and the number of its steps to the weights of M'', by name.
 RUN_METHODS: dict[str, Callable[[Unlearning, int], Params]] = {
     "single_gradient": single_gradient,
     "final_gradient": final_gradient,
@@ -132,7 +133,6 @@ RUN_METHODS: dict[str, Callable[[Unlearning, int], Params]] = {
     ),
     "nothing": lambda run, done: run.now,
 }
-"""The methods whose v a run records: name -> from a run and the number of its steps to the weights of M''."""
 
 
 def column(name: str) -> str:

@@ -59,7 +59,7 @@ def seed_means(points: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return points.groupby([*SETTING, "gamma"], sort=False)[list(columns)].mean().reset_index()
 
 
-def within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
+def logs_within(points: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
     """Return the logarithms of these columns less their means over each group, and the groups' columns.
 
     Their correlation is that of the logarithms given the groups: what is left once groups are told apart.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from unrolling.metrics.association import Correlation, correlate
-from unrolling.studies.frames import CHECKPOINT, labels, within
+from unrolling.studies.frames import CHECKPOINT, labels, logs_within
 from unrolling.studies.proxy.frames import over_steps
 
 #: Columns of a trace that hold a verification error, and what M'' was made by.
@@ -47,7 +47,7 @@ def follow(points: pd.DataFrame, column: str) -> Following:
         column: A key of :data:`METHODS`.
     """
     clusters = labels(points, CHECKPOINT)
-    left = within(points, ["e", column], CHECKPOINT)
+    left = logs_within(points, ["e", column], CHECKPOINT)
     ratio = points[column] / points["v_nothing"]
     return Following(
         pearson=correlate(points["e"], points[column], clusters=clusters),

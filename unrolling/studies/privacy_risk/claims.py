@@ -9,7 +9,7 @@ import pandas as pd
 
 from unrolling.metrics.association import correlate
 from unrolling.metrics.intervals import fisher_interval, rank_correlation
-from unrolling.paper import Finding, reported_table
+from unrolling.paper import Finding
 from unrolling.store import Record
 from unrolling.studies.decide import (
     ENOUGH_SEEDS,
@@ -32,6 +32,7 @@ from unrolling.studies.decide import (
 from unrolling.studies.frames import labels
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
+from unrolling.studies.printed import printed_correlation
 from unrolling.studies.privacy_risk.frames import (
     PRINTED_TRIPLETS,
     SETTING,
@@ -99,17 +100,11 @@ def weakly_correlated(dataset: str, scores: pd.DataFrame, printed: float) -> tup
     )
 
 
-def _printed(dataset: str) -> float:
-    """Return the correlation that the caption of Figure 2 prints for a data set."""
-    printed = reported_table("correlations").set_index(["figure", "dataset"])["value"]
-    return float(printed["Fig2", dataset])
-
-
 @check("P01", **FIGURE_2)
 def score_and_v_are_weakly_correlated(records: list[Record]) -> Finding:
     """Correlate score and v over the settings on the first data set: CIFAR-10 in the paper's profile."""
     name, scores = next(iter(amnesiac_scores(records).items()))
-    correlation, found = weakly_correlated(name, scores, _printed("CIFAR-10"))
+    correlation, found = weakly_correlated(name, scores, printed_correlation("Fig2", "CIFAR-10"))
     return replace(found, propositions={**found.propositions, "it is negative": below(correlation, 0)})
 
 
@@ -117,7 +112,7 @@ def score_and_v_are_weakly_correlated(records: list[Record]) -> Finding:
 def score_and_v_are_weakly_correlated_on_the_other_data(records: list[Record]) -> Finding:
     """Correlate them on CIFAR-100, which the profile of the paper's scale alone has."""
     name, scores = list(amnesiac_scores(records).items())[-1]
-    return weakly_correlated(name, scores, _printed("CIFAR-100"))[1]
+    return weakly_correlated(name, scores, printed_correlation("Fig2", "CIFAR-100"))[1]
 
 
 @check("P03", **FIGURE_2)

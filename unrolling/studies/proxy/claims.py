@@ -32,7 +32,7 @@ from unrolling.studies.decide import (
     t_test,
     widest,
 )
-from unrolling.studies.frames import CHECKPOINT, SETTING, effects, reach, seed_means, within
+from unrolling.studies.frames import CHECKPOINT, SETTING, effects, logs_within, reach, seed_means
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
 from unrolling.studies.proxy.frames import (
@@ -213,7 +213,7 @@ def correlate_over_settings(records: list[Record], least: float, least_low: floa
     """Decide one panel of Figure 12."""
     points = after_epochs(records)
     found = widest_correlation(points["e"], points["v"], clusterings(points))
-    inside = within(points, ["e", "v"], CHECKPOINT)
+    inside = logs_within(points, ["e", "v"], CHECKPOINT)
     left = correlate(inside["e"], inside["v"]).value
     lower = points[points["e"] <= points["e"].quantile(0.9)]
     others = (
@@ -374,7 +374,7 @@ def unlearning_error_beats_its_factors(records: list[Record]) -> Finding:
             for clusters in ways
         ]
         found[name] = max(compared, key=lambda own: own.p)
-    inside = within(points, ["e", "weight_change", "v"], [*SETTING, "seed"])
+    inside = logs_within(points, ["e", "weight_change", "v"], [*SETTING, "seed"])
     strengths = {name: correlate(inside[name], inside["v"]).value for name in ("e", "weight_change")}
     nearest = min(found.values(), key=lambda difference: difference.difference)
     corrected = dict(zip(found, holm([own.p for own in found.values()]), strict=True))

@@ -30,15 +30,9 @@ from unrolling.studies.decide import (
 from unrolling.studies.frames import SETTING, accuracy_loss, accuracy_losses, effects
 from unrolling.studies.ledger import check
 from unrolling.studies.noise import ratio_noise
+from unrolling.studies.printed import printed_rows
 from unrolling.studies.proxy.claims import correlate_over_strengths
-from unrolling.studies.text.frames import (
-    by_scale,
-    cheapest,
-    figure_10,
-    over_epochs,
-    prices,
-    printed_rows,
-)
+from unrolling.studies.text.frames import by_scale, cheapest, figure_10, over_epochs, prices
 
 PAGE = "14_text"
 TABLE_2 = {"page": PAGE, "experiment": "text", "part": ("whole", "whole_released")}
@@ -57,7 +51,7 @@ def points_lost(rows: pd.DataFrame, column: str = "accuracy") -> pd.Series:
 
 def printed_rank(column: str) -> float:
     """Return Spearman's correlation of gamma and a column of Table 2."""
-    rows = printed_rows()
+    rows = printed_rows("table2")
     return rank_correlation(rows["gamma"], rows[column])
 
 
@@ -69,7 +63,7 @@ def drop_of_the_error(records: list[Record]) -> Finding:
     left, size, left_eq10 = (
         left_at(own, largest, column) for own, column in ((rows, "e_root"), (rows, "e"), (eq10, "e_root"))
     )
-    printed, drop = left_at(printed_rows(), largest, "e").value, left.to(lambda share: 1 - share)
+    printed, drop = left_at(printed_rows("table2"), largest, "e").value, left.to(lambda share: 1 - share)
     return Finding(
         propositions={"the largest strength lowers e by 30 to 50 %": within(drop, 0.3, 0.5)},
         value=drop.value,
@@ -92,7 +86,7 @@ def lower_error_at_no_cost(records: list[Record]) -> Finding:
         for own, column in ((rows, "e_root"), (rows, "e"), (eq10, "e_root"))
     )
     (lost,) = [own for cell, own in accuracy_losses(rows).items() if cell[-1] == 0.5]
-    gained_eq10, printed = (-points_lost(own)[0.5] for own in (eq10, printed_rows()))
+    gained_eq10, printed = (-points_lost(own)[0.5] for own in (eq10, printed_rows("table2")))
     return Finding(
         propositions={
             "e is 2 to 3.5 times lower": within(times, 2, 3.5),
@@ -104,7 +98,7 @@ def lower_error_at_no_cost(records: list[Record]) -> Finding:
         reason=f"The accuracy changes by {-lost.value:+z.2f} points. With the eigenvalue itself e is "
         f"{size.value:.2f} times lower; in Eq. 10's units it is {times_eq10.value:.2f} times lower, and the "
         f"accuracy changes by {gained_eq10:+z.2f}; Table 2 has "
-        f"{1 / left_at(printed_rows(), 0.5, 'e').value:.2f} times and {printed:+.2f}, of one run.",
+        f"{1 / left_at(printed_rows('table2'), 0.5, 'e').value:.2f} times and {printed:+.2f}, of one run.",
     )
 
 
@@ -162,7 +156,9 @@ def error_falls_with_the_strength(records: list[Record]) -> Finding:
 def verification_error_falls_with_the_strength(records: list[Record]) -> Finding:
     """Rank v against gamma, and compare it at gamma = 1 with that at 0."""
     rank, reason = _falls(records, "v", "v")
-    left_eq10, left, printed = (left_at(own, 1.0, "v") for own in (*by_scale(records), printed_rows()))
+    left_eq10, left, printed = (
+        left_at(own, 1.0, "v") for own in (*by_scale(records), printed_rows("table2"))
+    )
     return Finding(
         propositions={
             "v falls with gamma": at_most(rank, -0.9),
@@ -211,7 +207,7 @@ def errors_correlate_over_strengths_on_text(records: list[Record]) -> Finding:
     """Correlate e and v over the strengths after one epoch."""
     eq10, rows = by_scale(records)
     found = correlate_over_strengths(rows, 0.95)
-    own, own_eq10, printed = (figure_10(frame) for frame in (rows, eq10, printed_rows()))
+    own, own_eq10, printed = (figure_10(frame) for frame in (rows, eq10, printed_rows("table2")))
     means, logs = "seed means", "logarithms within seeds"
     return replace(
         found,

@@ -12,7 +12,8 @@ from matplotlib.ticker import LogLocator
 from unrolling.losses import collapse_gamma, gamma_from_released
 from unrolling.plotting import GAMMA_MAP, REFERENCE, ink, unlearning_vs_verification
 from unrolling.studies.frames import seed_means
-from unrolling.studies.text.frames import printed_rows, relative
+from unrolling.studies.printed import printed_rows
+from unrolling.studies.text.frames import relative
 
 #: What the points of a figure are, for who downloads them.
 POINTS = ["loss", "gamma", "strength", "seed", "e", "v", "v_nothing", "accuracy"]
@@ -67,7 +68,7 @@ def _points(runs: pd.DataFrame, ax: Axes, column: str) -> None:
 
 
 def _printed_lines(ax: Axes, column: str) -> None:
-    printed = relative(printed_rows())
+    printed = relative(printed_rows("table2"))
     weaker = printed.assign(strength=[gamma_from_released(gamma, 2) for gamma in printed["gamma"]])
     for rows, style, units in ((printed, "-", "Eq. 10's"), (weaker, "--", "the released")):
         sns.lineplot(

@@ -10,36 +10,19 @@ from numpy.typing import ArrayLike, NDArray
 from unrolling.losses import gamma_from_released
 from unrolling.metrics.association import Correlation, correlate
 from unrolling.metrics.intervals import rank_correlation, t_interval
-from unrolling.paper import reported_table
 from unrolling.runs import after_epochs
 from unrolling.runs.frames import trace_frame
 from unrolling.store import Record
-from unrolling.studies.frames import SETTING, accuracy_loss, labels, relative_to_plain, seed_means, within
+from unrolling.studies.frames import (
+    SETTING,
+    accuracy_loss,
+    labels,
+    logs_within,
+    relative_to_plain,
+    seed_means,
+)
 from unrolling.studies.influence_of_pretraining.frames import cells
-
-#: What Table 2 prints, by the name of its column and ours.
-COLUMNS = {"unlearning_error": "e", "verification_error": "v", "accuracy": "accuracy"}
-
-
-def printed_rows() -> pd.DataFrame:
-    """Return Table 2 in the form of runs, so that what judges ours can judge it.
-
-    The strengths are as printed, for either unit. Whether the accuracy is that of
-    :math:`M_N` or of :math:`M_{N+t}` the paper does not say; it is taken for the latter.
-
-    Returns:
-        A row per strength: the columns of a setting, ``gamma``, ``num_classes``, one ``seed``, ``e``, ``v``
-        and ``accuracy`` as a fraction.
-    """
-    printed = reported_table("table2").rename(columns={**COLUMNS, "strength": "gamma"})
-    return printed[["pretrain_epochs", "gamma", "e", "v"]].assign(
-        dataset="imdb",
-        model="distilbert-base-uncased",
-        batch_size=16,  # 3 epochs of 25,000 reviews are 4,688 steps
-        num_classes=2,
-        seed=0,
-        accuracy=printed["accuracy"] / 100,
-    )
+from unrolling.studies.printed import printed_rows
 
 
 def by_scale(records: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -57,8 +40,8 @@ def relative(rows: pd.DataFrame) -> pd.DataFrame:
     r"""Return runs beside what they are compared with.
 
     Args:
-        rows: A row per run of one setting; without ``loss`` and ``v_nothing`` where they are
-            :func:`printed_rows`, whose strengths are then taken for those of Eq. 10.
+        rows: A row per run of one setting. The printed ones have no ``loss`` and no ``v_nothing``, and their
+            strengths are taken for those of Eq. 10.
 
     Returns:
         The same rows with ``strength``, gamma in the units of Eq. 10; ``e_ratio``, ``v_ratio`` and ``kept``,
@@ -89,7 +72,9 @@ def beside_table_2(rows: pd.DataFrame) -> pd.DataFrame:
         of the ratio on logarithms; ``seeds``; and ``printed``, NaN if Table 2 has no such strength. One
         seed has no interval: low and high are then NaN.
     """
-    ours, printed = (frame.assign(ratio=relative_to_plain(frame, "e")) for frame in (rows, printed_rows()))
+    ours, printed = (
+        frame.assign(ratio=relative_to_plain(frame, "e")) for frame in (rows, printed_rows("table2"))
+    )
     cells_printed = printed.set_index("gamma")
     found = []
     for gamma, own in ours.groupby("gamma"):
@@ -110,7 +95,7 @@ def figure_10(rows: pd.DataFrame) -> dict[str, Correlation]:
         rows: A row per run of one setting, as :func:`by_scale` returns them.
     """
     means = seed_means(rows, ["e", "v"])
-    inside = within(rows, ["e", "v"], ["seed"])
+    inside = logs_within(rows, ["e", "v"], ["seed"])
     clusters = labels(rows, ["seed"]) if rows["seed"].nunique() >= 3 else None
     return {
         "seed means": correlate(means["e"], means["v"]),

@@ -10,7 +10,8 @@ from unrolling.losses import collapse_gamma
 from unrolling.metrics.intervals import fisher_interval, rank_correlation, t_interval
 from unrolling.number_text import interval_text
 from unrolling.studies.frames import relative_to_plain, seed_means
-from unrolling.studies.text.frames import masks_apart, printed_rows, relative
+from unrolling.studies.printed import printed_rows
+from unrolling.studies.text.frames import masks_apart, relative
 from unrolling.studies.text.tables import correlations
 
 Numbers = dict[str, float | int | str]
@@ -98,7 +99,7 @@ def of_dropout(cases: pd.DataFrame) -> Numbers:
 
 def of_printed() -> Numbers:
     """Return what Table 2 itself says of the drop of e that the text calls 40 %."""
-    left = float(relative(printed_rows()).set_index("gamma").loc[1.5, "e_ratio"])
+    left = float(relative(printed_rows("table2")).set_index("gamma").loc[1.5, "e_ratio"])
     return {"printed-times": 1 / left, "printed-drop": 100 * (1 - left)}
 
 
@@ -159,7 +160,7 @@ def of_collapse(own: pd.DataFrame, released: pd.DataFrame, test_size: int) -> Nu
     both = pd.concat([own, released])
     beyond = both.loc[both["strength"] >= collapse_gamma(2), "percent"]
     guessing = 50 + 100 * 1.96 * math.sqrt(0.25 / test_size)
-    lost = {"own": own, "released": released, "paper": printed_rows()}
+    lost = {"own": own, "released": released, "paper": printed_rows("table2")}
     return {
         "beyond-runs": len(beyond),
         "beyond-low": beyond.min(),
@@ -179,7 +180,13 @@ def of_correlations(whole: pd.DataFrame, whole_released: pd.DataFrame, head: pd.
         head: Those of the linear head, in the units of Eq. 10.
     """
     mild = whole[whole["gamma"] < 1]
-    frames = {"own": whole, "below": mild, "released": whole_released, "head": head, "again": printed_rows()}
+    frames = {
+        "own": whole,
+        "below": mild,
+        "released": whole_released,
+        "head": head,
+        "again": printed_rows("table2"),
+    }
     found = {row.pop("rows"): row for row in correlations(frames)}
     own, again = found["own"], found["again"]
     low, high = fisher_interval(again["Pearson"][0], again["points"])

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from torch import nn
 
 from unrolling._checks import InputError, check_real
 from unrolling.batches import BatchOrder
 from unrolling.curvature import top_singular_value
+from unrolling.metrics.intervals import rank_correlation
 from unrolling.model_loss import batch_loss
 from unrolling.parameters import snapshot
 from unrolling.seeding import make_generator
@@ -116,6 +116,6 @@ def spread(samples: pd.DataFrame) -> pd.DataFrame:
             {"network": network, "epochs": epochs}
             | {"least": sigma.min(), "median": np.median(sigma), "most": sigma.max()}
             | {"deviation": sigma.std() / sigma.mean(), "needed": samples_needed(sigma, 0.1)}
-            | {"with_loss": float(stats.spearmanr(sigma, own["loss"]).statistic)}
+            | {"with_loss": rank_correlation(sigma, own["loss"])}
         )
     return pd.DataFrame(rows)
