@@ -224,6 +224,19 @@ def test_every_formula_is_typeset(page, visit):
 
 
 @each_page
+def test_no_formula_is_cut_off_on_a_wide_screen(page, visit):
+    tab = visit(page).tab
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    wide = tab.evaluate(
+        """() => [...document.querySelectorAll('div.math mjx-container')]
+          .filter(formula => formula.scrollWidth > formula.clientWidth + 1)
+          .map(formula => [formula.closest('[id]').id, formula.scrollWidth, formula.clientWidth])"""
+    )
+    tab.set_viewport_size({"width": 1200, "height": 900})
+    assert wide == []
+
+
+@each_page
 def test_every_interactive_figure_is_drawn(page, visit):
     seen = visit(page)
     assert seen.count(".plotly-graph-div:not(:has(.main-svg))") == 0

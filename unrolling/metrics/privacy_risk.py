@@ -62,9 +62,11 @@ def privacy_risk_score(
 ) -> Tensor:
     r"""Return each query example's privacy risk score: how probable it is that it was trained on.
 
-    .. math:: r(x) = \frac{P_{in}}{P_{in} + P_{out}}, \qquad
+    .. math:: \begin{gathered}
+              r(x) = \frac{P_{in}}{P_{in} + P_{out}}, \\
               P_{in} = P(\mathrm{Mentr}(x) \mid y, \text{member}), \quad
               P_{out} = P(\mathrm{Mentr}(x) \mid y, \text{non-member})
+              \end{gathered}
 
     where members and non-members are equally likely beforehand (Song and Mittal, 2021, Equations 13 and 15).
     Both probabilities are shares of the shadow model's examples of class y in one common set of bins, equally

@@ -150,10 +150,12 @@ def certified_removal_unlearn(
 
     With H the Hessian and :math:`X_R` the inputs of the n - m examples that stay (Corollary 1):
 
-    .. math:: w'' = w + H^{-1} \Delta, \qquad
-              \Delta = m \lambda w + \sum_{i \in F} \nabla \ell(w^\top x_i, y_i), \qquad
+    .. math:: \begin{gathered}
+              w'' = w + H^{-1} \Delta, \qquad
+              \Delta = m \lambda w + \sum_{i \in F} \nabla \ell(w^\top x_i, y_i), \\
               \|\nabla \mathcal{L}_b(w'')\| \le \|\nabla \mathcal{L}_b(w)\|
               + \gamma \|X_R\|_2 \|H^{-1} \Delta\| \|X_R H^{-1} \Delta\|
+              \end{gathered}
 
     The bounds add up over removals. While their sum is within the budget, w'' is to be
     :math:`(\epsilon, \delta)`-indistinguishable from the minimiser without F, for requests that were

@@ -44,9 +44,11 @@ def ntk_scrub_unlearn(
 
     :math:`w_{lin}(S)` is where the linearised network ends on the examples S: the minimum of
 
-    .. math:: \frac{1}{2 |S|} \sum_{i \in S} \| f(x_i; w_0) + \nabla f(x_i; w_0)^\top (w - w_0) - y_i \|^2
-              + \frac{\mu}{2} \| w - w_0 \|^2 , \qquad
+    .. math:: \begin{gathered}
+              \frac{1}{2 |S|} \sum_{i \in S} \| f(x_i; w_0) + \nabla f(x_i; w_0)^\top (w - w_0) - y_i \|^2
+              + \frac{\mu}{2} \| w - w_0 \|^2 , \\
               w_{lin}(S) = w_0 - G_S (G_S^\top G_S + |S| \mu I)^{-1} (f_S - y_S) ,
+              \end{gathered}
 
     with the gradients of all outputs on S as the columns of :math:`G_S`. So it is exact where the network is
     linear in w, the loss squared, the weight decay *towards* :math:`w_0`, and training has converged. For
